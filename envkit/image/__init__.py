@@ -1,0 +1,1 @@
+"""Views of a tree: EROFS image, directory."""

@@ -1,0 +1,81 @@
+"""Owns where envkit keeps things on a machine; nothing else joins these paths.
+
+/var/lib/envkit/ (0700)
+store/                      the default store
+cache/layers/DIGEST/image   EROFS metadata and data of one layer, complete
+cache/trees/DIGEST          verified trees
+cache/index.sqlite          which chunks the store has (a hint)
+sessions/OWNER/NAME/        session.json, upper/, work/, lock
+runs/ID/                    one running job: lock, upper/, work/, lxc.conf, lxc.log
+/run/envkit/ (0755)             gone after a reboot
+mnt/                        empty; each job mounts its stack here, in a mount namespace of its own
+lxc/                        LXC's state
+lock                        held while layers are looked up or mounted
+"""
+
+import os
+
+from envkit.model.ids import EnvName
+from envkit.model.record import Record
+
+DEFAULT_ROOT = "/var/lib/envkit"
+
+
+class Paths(Record):
+    """The layout below a root directory (persistent) and a run directory (until reboot)."""
+
+    root: str = DEFAULT_ROOT
+    run: str = "/run/envkit"
+
+    @classmethod
+    def at(cls, root: str) -> "Paths":
+        """Return the layout of a root directory; each root has a run directory of its own."""
+        root = os.path.abspath(root)
+        if root == DEFAULT_ROOT:
+            return cls()
+        # `/` becomes `-` as in systemd unit names; `-` itself doubles, so two roots never share a run directory.
+        return cls(root=root, run="/run/envkit" + root.replace("-", "--").replace("/", "-"))
+
+    @property
+    def store(self) -> str:
+        return f"{self.root}/store"
+
+    @property
+    def trees(self) -> str:
+        return f"{self.root}/cache/trees"
+
+    @property
+    def layers(self) -> str:
+        return f"{self.root}/cache/layers"
+
+    @property
+    def index(self) -> str:
+        return f"{self.root}/cache/index.sqlite"
+
+    @property
+    def sessions(self) -> str:
+        return f"{self.root}/sessions"
+
+    @property
+    def runs(self) -> str:
+        return f"{self.root}/runs"
+
+    @property
+    def mnt(self) -> str:
+        return f"{self.run}/mnt"
+
+    @property
+    def lxc(self) -> str:
+        return f"{self.run}/lxc"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.run}/lock"
+
+    def layer(self, digest: str) -> str:
+        """The cache directory of a layer."""
+        return f"{self.layers}/{digest}"
+
+    def session(self, env: EnvName) -> str:
+        """The directory of a session."""
+        return f"{self.sessions}/{env.owner}/{env.name}"

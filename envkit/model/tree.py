@@ -1,0 +1,222 @@
+"""Owns the tree: the typed, canonical list of what one layer changes, and the chunks that hold its file contents.
+
+A tree is the only description of a layer. Whiteouts and opaque directories are typed entries here, never xattrs, so
+that nothing a user wrote can reach the kernel's overlay as an instruction. `check_tree` is what stands between bytes
+from a store and everything else: a tree that passed it needs no second look.
+"""
+
+import enum
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from envkit.errors import Damaged
+
+TREE_FORMAT = 1
+
+MAX_PATH = 4095
+MAX_COMPONENT = 255
+MAX_DEPTH = 1000
+MAX_CHUNK = 4 * 1024 * 1024
+MAX_FILE = 1 << 45
+MAX_ID = (1 << 31) - 2
+MAX_XATTR_VALUE = 65_536
+MAX_XATTRS = 64
+MAX_MTIME_SECONDS = (1 << 34) - 1
+
+
+class Kind(enum.IntEnum):
+    """What an entry is. The numbers are part of the stored format."""
+
+    DIRECTORY = 1
+    FILE = 2
+    SYMLINK = 3
+    FIFO = 4
+    HARDLINK = 5
+    WHITEOUT = 6
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Bytes `start .. start+length` of a file lie at `offset` in the plain bytes of chunk number `chunk`."""
+
+    start: int
+    length: int
+    chunk: int
+    offset: int
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A piece of content: SHA-256 of its plain bytes, and where its zstd frame lies: pack, offset, stored bytes."""
+
+    digest: bytes
+    size: int
+    pack: bytes
+    offset: int
+    stored: int
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One path of a layer, relative to its root, as bytes without a leading slash; the root itself is `b""`.
+
+    `mode` holds the 12 permission bits; `mtime_ns` nanoseconds since 1970; `size` the bytes of a file, holes
+    included; `target` a symlink's text, or the path of a hard link's first name, which always comes earlier.
+    `opaque` hides what lower layers have in this directory. Ranges that no segment covers are holes.
+    """
+
+    path: bytes
+    kind: Kind
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    size: int = 0
+    target: bytes = b""
+    opaque: bool = False
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def parent(self) -> bytes:
+        """The path of the directory that holds this entry."""
+        return self.path.rpartition(b"/")[0]
+
+    @property
+    def name(self) -> bytes:
+        """The last component of the path."""
+        return self.path.rpartition(b"/")[2]
+
+
+class Tree(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A layer: entries in canonical order (see `path_key`), and the chunks that their segments name."""
+
+    format: int
+    entries: list[Entry]
+    chunks: list[Chunk]
+
+    @property
+    def logical_size(self) -> int:
+        """Bytes of all files together, as `ls` would show them."""
+        return sum(entry.size for entry in self.entries if entry.kind is Kind.FILE)
+
+
+def path_key(path: bytes) -> bytes:
+    """Return what paths are sorted by: a directory comes right before all that it holds.
+
+    Names hold neither NUL nor "/", so NUL in place of "/" sorts like a tuple of components, and faster.
+    """
+    return path.replace(b"/", b"\0")
+
+
+def allowed_xattr(name: bytes) -> bool:
+    """Tell whether a layer may carry this xattr: file capabilities, POSIX ACLs and the user's own."""
+    if name in (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"):
+        return True
+    return name.startswith(b"user.") and not name.startswith(b"user.overlay.") and 5 < len(name) <= 255
+
+
+def check_tree(tree: Tree) -> None:
+    """Check every rule of the format.
+
+    :raises Damaged: with the first path and rule that is broken.
+    """
+    if tree.format != TREE_FORMAT:
+        raise Damaged(
+            f"tree of format {tree.format}: this envkit reads format {TREE_FORMAT}", resolution="update envkit"
+        )
+    for number, chunk in enumerate(tree.chunks):
+        if len(chunk.digest) != 32 or len(chunk.pack) != 32:
+            raise Damaged(f"tree: chunk {number} has a digest of the wrong length")
+        if not 0 < chunk.size <= MAX_CHUNK or not 0 < chunk.stored <= 2 * MAX_CHUNK or not 0 <= chunk.offset < 1 << 40:
+            raise Damaged(f"tree: chunk {number} has an impossible size or offset")
+    if not tree.entries or tree.entries[0].path != b"" or tree.entries[0].kind is not Kind.DIRECTORY:
+        raise Damaged("tree: the first entry is not the root directory")
+    directories: set[bytes] = set()
+    files: dict[bytes, Kind] = {}
+    before: bytes | None = None
+    for entry in tree.entries:
+        key = path_key(entry.path)
+        if before is not None and key <= before:
+            raise _broken(entry, "is out of order or twice there")
+        before = key
+        problem = _entry_problem(entry, tree.chunks)
+        if problem:
+            raise _broken(entry, problem)
+        if entry.path and entry.parent not in directories:
+            raise _broken(entry, "is in a directory that the tree does not have")
+        if entry.kind is Kind.DIRECTORY:
+            directories.add(entry.path)
+        elif entry.kind is Kind.HARDLINK:
+            if files.get(entry.target) not in (Kind.FILE, Kind.SYMLINK, Kind.FIFO):
+                raise _broken(entry, "links to something that does not come before it")
+        else:
+            files[entry.path] = entry.kind
+
+
+def _broken(entry: Entry, problem: str) -> Damaged:
+    return Damaged(f"tree: entry {display_path(entry.path)} {problem}")
+
+
+def display_path(path: bytes) -> str:
+    """Return a path for people: with a leading slash, control and undecodable bytes escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "/" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _entry_problem(entry: Entry, chunks: Sequence[Chunk]) -> str | None:
+    """Return what is wrong with an entry on its own, or None."""
+    if len(entry.path) > MAX_PATH or b"\0" in entry.path:
+        return "has an impossible path"
+    if entry.path:
+        components = entry.path.split(b"/")
+        if len(components) > MAX_DEPTH:
+            return f"is deeper than {MAX_DEPTH}"
+        if any(part in (b"", b".", b"..") or len(part) > MAX_COMPONENT for part in components):
+            return "has an impossible path"
+    if not 0 <= entry.mode <= 0o7777 or not 0 <= entry.uid <= MAX_ID or not 0 <= entry.gid <= MAX_ID:
+        return "has an impossible mode or owner"
+    if not 0 <= entry.mtime_ns // 1_000_000_000 <= MAX_MTIME_SECONDS:
+        return "has a time outside 1970 to 2514"
+    if entry.opaque and entry.kind is not Kind.DIRECTORY:
+        return "is opaque but no directory"
+    if (entry.size or entry.segments) and entry.kind is not Kind.FILE:
+        return "has content but is no file"
+    if bool(entry.target) != (entry.kind in (Kind.SYMLINK, Kind.HARDLINK)):
+        return "has a link target that does not fit its kind"
+    if len(entry.target) > MAX_PATH or b"\0" in entry.target:
+        return "has an impossible link target"
+    if entry.kind is Kind.WHITEOUT and entry != Entry(entry.path, Kind.WHITEOUT):
+        return "is a whiteout with attributes"
+    if entry.kind is Kind.HARDLINK and entry != Entry(entry.path, Kind.HARDLINK, target=entry.target):
+        return "is a hard link with attributes of its own"
+    return _xattr_problem(entry.xattrs) or _content_problem(entry, chunks)
+
+
+def _xattr_problem(xattrs: Sequence[tuple[bytes, bytes]]) -> str | None:
+    if len(xattrs) > MAX_XATTRS:
+        return f"has more than {MAX_XATTRS} extended attributes"
+    names = [name for name, _ in xattrs]
+    if names != sorted(set(names)):
+        return "has extended attributes out of order"
+    if not all(allowed_xattr(name) and len(value) <= MAX_XATTR_VALUE for name, value in xattrs):
+        return "has an extended attribute that layers may not carry"
+    return None
+
+
+def _content_problem(entry: Entry, chunks: Sequence[Chunk]) -> str | None:
+    if not 0 <= entry.size <= MAX_FILE:
+        return "has an impossible size"
+    end = 0
+    for segment in entry.segments:
+        if segment.length <= 0 or segment.start < end or segment.start + segment.length > entry.size:
+            return "has content outside its size"
+        if not 0 <= segment.chunk < len(chunks) or segment.offset < 0:
+            return "names a chunk that the tree does not have"
+        if segment.offset + segment.length > chunks[segment.chunk].size:
+            return "reads beyond the end of a chunk"
+        end = segment.start + segment.length
+    return None
+
+
+def walk_files(tree: Tree) -> Iterator[Entry]:
+    """Yield the files of a tree that have content."""
+    return (entry for entry in tree.entries if entry.kind is Kind.FILE and entry.segments)

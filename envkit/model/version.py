@@ -1,0 +1,184 @@
+"""Owns the version: the immutable record that gives a name to a stack of layers, and its JSON form.
+
+A version lists every layer that it needs, the base's first, so that nothing else has to be read to run it.
+On the path of `envkit run`: the JSON is checked by hand here rather than by a schema library.
+"""
+
+import enum
+import json
+
+from envkit.errors import Damaged
+from envkit.model.ids import MAX_VERSION, EnvName, is_digest
+from envkit.model.record import Record
+
+VERSION_FORMAT = 1
+MAX_VERSION_BYTES = 4 * 1024 * 1024
+MAX_LAYERS = 400
+
+
+class VersionKind(enum.Enum):
+    """What a version record says."""
+
+    BASE = "base"
+    ENVIRONMENT = "environment"
+    TOMBSTONE = "tombstone"
+    """Deletes the versions that it names; its own number stays taken."""
+
+
+class LayerRef(Record):
+    """A layer of a stack: hex digest of its tree, number of entries, logical bytes, bytes that its save stored."""
+
+    tree: str
+    entries: int
+    size: int
+    stored: int
+
+
+class Finding(Record):
+    """One thing that sanitizing did or was told to let pass; the path is for people (see `display_path`)."""
+
+    rule: str
+    path: str
+    action: str
+
+
+class Report(Record):
+    """What sanitizing did: version of the rule set, and its findings."""
+
+    ruleset: int
+    findings: tuple[Finding, ...] = ()
+
+
+class Version(Record):
+    """One version of an environment or a base. `created` is UTC as in 2026-01-31T12:00:00Z, `arch` as in uname(1)."""
+
+    env: EnvName
+    number: int
+    kind: VersionKind
+    layers: tuple[LayerRef, ...] = ()
+    base: str | None = None
+    parent: str | None = None
+    deletes: tuple[int, ...] = ()
+    message: str = ""
+    author: str = ""
+    created: str = ""
+    arch: str = ""
+    report: Report | None = None
+
+    def __str__(self) -> str:
+        return f"{self.env}@{self.number}"
+
+    @property
+    def size(self) -> int:
+        """Logical bytes of all layers."""
+        return sum(layer.size for layer in self.layers)
+
+
+def version_to_json(version: Version) -> bytes:
+    """Return the stored form: JSON with sorted keys, ending in a newline."""
+    document: dict[str, object] = {
+        "format": VERSION_FORMAT,
+        "owner": version.env.owner,
+        "name": version.env.name,
+        "version": version.number,
+        "kind": version.kind.value,
+        "layers": [{field: getattr(layer, field) for field in LayerRef._fields} for layer in version.layers],
+        "base": version.base,
+        "parent": version.parent,
+        "deletes": list(version.deletes),
+        "message": version.message,
+        "author": version.author,
+        "created": version.created,
+        "arch": version.arch,
+    }
+    if version.report is not None:
+        findings = [[f.rule, f.path, f.action] for f in version.report.findings]
+        document["report"] = {"ruleset": version.report.ruleset, "findings": findings}
+    return json.dumps(document, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def version_from_json(data: bytes, *, where: str) -> Version:
+    """Read a stored version; `where` names the object in messages.
+
+    :raises Damaged: it is no version record, or one of a newer format.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{where} is not a version record", details=str(error)) from error
+    if not isinstance(document, dict):
+        raise Damaged(f"{where} is not a version record")
+    found = document.get("format")
+    if found != VERSION_FORMAT:
+        raise Damaged(
+            f"{where} has format {found!r:.20}, this envkit reads format {VERSION_FORMAT}", resolution="update envkit"
+        )
+    try:
+        return _version(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{where} is not a valid version record", details=str(error)) from error
+
+
+def _version(document: dict[str, object]) -> Version:
+    layers = tuple(_layer(item) for item in _list(document["layers"]))
+    number = _number(document["version"])
+    kind = VersionKind(document["kind"])
+    if len(layers) > MAX_LAYERS or not 0 < number <= MAX_VERSION or (kind is not VersionKind.TOMBSTONE) != bool(layers):
+        raise ValueError("layers or version out of range")
+    report = document.get("report")
+    return Version(
+        env=EnvName(owner=_text(document["owner"]), name=_text(document["name"])),
+        number=number,
+        kind=kind,
+        layers=layers,
+        base=_optional_text(document["base"]),
+        parent=_optional_text(document["parent"]),
+        deletes=tuple(_number(item) for item in _list(document["deletes"])),
+        message=_text(document["message"]),
+        author=_text(document["author"]),
+        created=_text(document["created"]),
+        arch=_text(document["arch"]),
+        report=None if report is None else _report(report),
+    )
+
+
+def _layer(item: object) -> LayerRef:
+    if not isinstance(item, dict) or set(item) != set(LayerRef._fields):
+        raise ValueError("a layer has the wrong fields")
+    tree = _text(item["tree"])
+    if not is_digest(tree):
+        raise ValueError("a layer has no valid digest")
+    counts = {field: _number(item[field]) for field in ("entries", "size", "stored")}
+    return LayerRef(tree=tree, **counts)
+
+
+def _report(item: object) -> Report:
+    if not isinstance(item, dict):
+        raise ValueError("the report is no object")
+    findings = []
+    for row in _list(item["findings"]):
+        rule, path, action = (_text(cell) for cell in _list(row))
+        findings.append(Finding(rule=rule, path=path, action=action))
+    return Report(ruleset=_number(item["ruleset"]), findings=tuple(findings))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not text")
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r:.40} is not a number in range")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r:.40} is not a list")
+    return value

@@ -1,0 +1,1 @@
+"""Overlay stacks: mount options, and reading back what an upper directory changed."""

@@ -1,0 +1,1 @@
+"""Use cases: the order of operations, without a command line."""
