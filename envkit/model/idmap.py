@@ -1,8 +1,10 @@
 """Owns the id map: which host uid and gid stands behind each uid and gid of a container.
 
 Containers see 0..65535; on the host these are ids of a range that belongs to envkit alone (`/etc/subuid`, root's
-line). A job also maps the invoking user's own ids to themselves, so that bind-mounted directories just work.
+line). A job also maps the invoking user's own uid and groups to themselves, so that bind-mounted directories just work.
 """
+
+from collections.abc import Sequence
 
 from envkit.model.record import Record
 
@@ -40,22 +42,23 @@ def shifted(first: int) -> IdMap:
     return IdMap(uids=ranges, gids=ranges)
 
 
-def for_user(first: int, uid: int, gid: int) -> IdMap:
-    """Like `shifted`, but with one uid and one gid mapped to themselves."""
-    return IdMap(uids=_with_hole(first, uid), gids=_with_hole(first, gid))
+def for_user(first: int, uid: int, gids: Sequence[int]) -> IdMap:
+    """Like `shifted`, but with one uid and some gids mapped to themselves."""
+    return IdMap(uids=_with_holes(first, (uid,)), gids=_with_holes(first, gids))
 
 
-def _with_hole(first: int, own: int) -> tuple[IdRange, ...]:
-    """Return the ranges of `shifted` with `own` taken out and mapped to itself."""
-    if own == 0:
-        raise ValueError("root of the host is never mapped into a container")
-    if own >= CONTAINER_IDS:
-        return (*shifted(first).uids, IdRange(inside=own, outside=own, count=1))
-    ranges = (
-        IdRange(inside=0, outside=first, count=own),
-        IdRange(inside=own, outside=own, count=1),
-        IdRange(inside=own + 1, outside=first + own + 1, count=CONTAINER_IDS - own - 1),
-    )
+def _with_holes(first: int, own: Sequence[int]) -> tuple[IdRange, ...]:
+    """Return the ranges of `shifted` with the ids `own` taken out and mapped to themselves."""
+    ranges = []
+    position = 0
+    for number in sorted(set(own)):
+        if number == 0:
+            raise ValueError("root of the host is never mapped into a container")
+        end = min(number, CONTAINER_IDS)
+        ranges.append(IdRange(inside=position, outside=first + position, count=end - position))
+        ranges.append(IdRange(inside=number, outside=number, count=1))
+        position = min(number + 1, CONTAINER_IDS)
+    ranges.append(IdRange(inside=position, outside=first + position, count=CONTAINER_IDS - position))
     return tuple(piece for piece in ranges if piece.count)
 
 

@@ -1,0 +1,205 @@
+"""Owns LXC's command line and configuration text; knows nothing of environments.
+
+The configuration is one fixed template. No value of an environment chooses a host path, a hook or a key: names,
+variables and directories are checked here against the characters that LXC's line-based format cannot hold.
+"""
+
+import os
+
+from envkit.drivers.errors import ProgramFailed
+from envkit.drivers.process import require_program, run
+from envkit.errors import InvalidInput
+from envkit.model.idmap import IdMap
+from envkit.model.record import Record
+
+_SESSION_CAPABILITIES = (
+    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap setfcap net_bind_service net_raw"
+    " sys_chroot audit_write mknod ipc_lock sys_nice"
+)
+_ROOT_JOB_CAPABILITIES = "chown dac_override fowner fsetid kill setgid setuid net_bind_service"
+_MASKED = ("proc/kcore", "proc/keys", "proc/timer_list", "proc/sched_debug", "proc/sysrq-trigger")
+_MASKED_DIRECTORIES = ("proc/acpi", "proc/scsi", "sys/firmware", "sys/kernel/debug", "sys/devices/virtual/powercap")
+
+MAX_PIDS = 32_768
+
+
+class Veth(Record):
+    """A container's network interface: bridge, address with prefix length, gateway, MTU."""
+
+    bridge: str
+    address: str
+    gateway: str
+    mtu: int
+
+
+class Limits(Record):
+    """What a container may use: bytes of memory, number of CPUs; None means no limit."""
+
+    memory: int | None = None
+    cpus: int | None = None
+
+
+class ContainerConfig(Record):
+    """What varies between containers. `network` is a Veth, "none" or "host"; `groups` are supplementary gids."""
+
+    name: str
+    hostname: str
+    rootfs: str
+    ids: IdMap
+    seccomp: str
+    network: "Veth | str" = "none"
+    environment: tuple[tuple[str, str], ...] = ()
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    directory: str = "/"
+    terminal: bool = False
+    session: bool = False
+    limits: Limits = Limits()
+    unified_cgroups: bool = True
+    apparmor: bool = False
+
+
+def config_text(config: ContainerConfig) -> str:
+    """Return LXC's configuration of a container (lxc.container.conf(5)).
+
+    :raises InvalidInput: a variable or directory holds a character that the format cannot.
+    """
+    lines = [
+        f"lxc.uts.name = {_checked('host name', config.hostname)}",
+        f"lxc.rootfs.path = dir:{_checked('root', config.rootfs)}",
+        *(f"lxc.idmap = u {r.inside} {r.outside} {r.count}" for r in config.ids.uids),
+        *(f"lxc.idmap = g {r.inside} {r.outside} {r.count}" for r in config.ids.gids),
+        "lxc.mount.auto = proc:mixed sys:ro cgroup:ro",
+        "lxc.autodev = 1",
+        "lxc.mount.entry = tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,create=dir 0 0",
+        *(f"lxc.mount.entry = /dev/null {path} none bind,ro,optional 0 0" for path in _MASKED),
+        *(f"lxc.mount.entry = tmpfs {path} tmpfs ro,size=0,optional 0 0" for path in _MASKED_DIRECTORIES),
+        f"lxc.seccomp.profile = {_checked('seccomp profile', config.seccomp)}",
+        f"lxc.init.uid = {config.uid}",
+        f"lxc.init.gid = {config.gid}",
+        f"lxc.init.cwd = {_checked('directory', config.directory)}",
+        "lxc.pty.max = 256",
+        "lxc.tty.max = 0",
+        *_privilege_lines(config),
+        *_network_lines(config.network),
+        *_limit_lines(config.limits, unified=config.unified_cgroups),
+        *(_variable_line(name, value) for name, value in config.environment),
+    ]
+    if config.groups:
+        lines.append("lxc.init.groups = " + ",".join(map(str, config.groups)))
+    if not config.terminal:
+        # Without a console LXC hands its own standard descriptors through: pipes and files stay what they are.
+        lines.append("lxc.console.path = none")
+    if config.apparmor:
+        lines.append("lxc.apparmor.profile = generated")
+    return "\n".join(lines) + "\n"
+
+
+def _checked(what: str, value: str) -> str:
+    if not value or value != value.strip() or any(ord(c) < 32 for c in value) or value[0] in "\"'":
+        raise InvalidInput(f"the {what} {value!r:.80} holds a character that cannot be passed to the container")
+    return value
+
+
+def _variable_line(name: str, value: str) -> str:
+    if not name or "=" in name or any(ord(c) < 33 for c in name):
+        raise InvalidInput(f"invalid variable name {name!r:.80}")
+    if any(c in value for c in "\n\r\0"):
+        raise InvalidInput(
+            f"the value of variable {name} holds a line break", resolution="put the value into a file and bind it"
+        )
+    # LXC strips one pair of quotes around the whole value and nothing inside it.
+    return f'lxc.environment = "{name}={value}"'
+
+
+def _privilege_lines(config: ContainerConfig) -> list[str]:
+    if config.session:
+        return [f"lxc.cap.keep = {_SESSION_CAPABILITIES}"]
+    capabilities = _ROOT_JOB_CAPABILITIES if config.uid == 0 else "none"
+    return [f"lxc.cap.keep = {capabilities}", "lxc.no_new_privs = 1"]
+
+
+def _network_lines(network: "Veth | str") -> list[str]:
+    if isinstance(network, Veth):
+        return [
+            "lxc.net.0.type = veth",
+            f"lxc.net.0.link = {network.bridge}",
+            "lxc.net.0.flags = up",
+            "lxc.net.0.name = eth0",
+            f"lxc.net.0.mtu = {network.mtu}",
+            f"lxc.net.0.ipv4.address = {network.address}",
+            f"lxc.net.0.ipv4.gateway = {network.gateway}",
+        ]
+    return ["lxc.net.0.type = none" if network == "host" else "lxc.net.0.type = empty"]
+
+
+def _limit_lines(limits: Limits, *, unified: bool) -> list[str]:
+    prefix = "lxc.cgroup2" if unified else "lxc.cgroup"
+    lines = [f"{prefix}.pids.max = {MAX_PIDS}"]
+    if limits.memory is not None:
+        if unified:
+            lines += [f"{prefix}.memory.max = {limits.memory}", f"{prefix}.memory.swap.max = 0"]
+        else:
+            lines.append(f"{prefix}.memory.limit_in_bytes = {limits.memory}")
+    if limits.cpus is not None:
+        period = 100_000
+        if unified:
+            lines.append(f"{prefix}.cpu.max = {limits.cpus * period} {period}")
+        else:
+            lines.append(f"{prefix}.cpu.cfs_period_us = {period}")
+            lines.append(f"{prefix}.cpu.cfs_quota_us = {limits.cpus * period}")
+    return lines
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for LXC's programs.
+
+    PATH leads nowhere on purpose: where LXC finds newuidmap(1) it demands a line in /etc/subuid for every id, the
+    invoking user's own included; as real root it can write the map itself.
+    """
+    return {"PATH": "/nonexistent", "HOME": "/root", "TERM": os.environ.get("TERM") or "dumb"}
+
+
+def execute_argv(
+    name: str, *, lxc_path: str, config: str, log: str, command: list[str] | tuple[str, ...], daemon: bool = False
+) -> list[str]:
+    """Return the argv that runs `command` under a small init in a new container; the first item is the program."""
+    argv = [require_program("lxc-execute"), "-n", name, "-P", lxc_path, "-f", config, "-o", log, "-l", "ERROR", "-q"]
+    return [*argv, *(["-d"] if daemon else []), "--", *command]
+
+
+def attach_argv(
+    name: str, *, lxc_path: str, variables: dict[str, str], log: str, command: list[str] | tuple[str, ...]
+) -> list[str]:
+    """Return the argv that runs `command` as root in a running container, with just these variables."""
+    argv = [require_program("lxc-attach"), "-n", name, "-P", lxc_path, "-o", log, "-l", "ERROR", "--clear-env"]
+    for key, value in variables.items():
+        argv += ["-v", f"{key}={value}"]
+    return [*argv, "--", *command]
+
+
+def init_pid(name: str, *, lxc_path: str) -> int | None:
+    """Return the host pid of a container's first process, or None where it does not run."""
+    result = run(["lxc-info", "-n", name, "-P", lxc_path, "-p", "-H"], env=environment(), timeout=30, check=False)
+    text = result.stdout.strip()
+    return int(text) if text.isdigit() else None
+
+
+def freeze(name: str, *, lxc_path: str) -> None:
+    """Stop every process of a container where it is."""
+    run(["lxc-freeze", "-n", name, "-P", lxc_path], env=environment(), timeout=60)
+
+
+def unfreeze(name: str, *, lxc_path: str) -> None:
+    """Let a container's processes go on; no error if they already do."""
+    run(["lxc-unfreeze", "-n", name, "-P", lxc_path], env=environment(), timeout=60)
+
+
+def stop(name: str, *, lxc_path: str) -> None:
+    """Kill a container; no error if it does not run."""
+    try:
+        run(["lxc-stop", "-n", name, "-P", lxc_path, "-k"], env=environment(), timeout=60)
+    except ProgramFailed as error:
+        if init_pid(name, lxc_path=lxc_path) is not None:
+            raise error

@@ -1,0 +1,153 @@
+"""Owns the instance: one running container's directory, lock and record, and the sweep that removes dead ones.
+
+An instance is alive as long as its lock is held (a job: by envkit itself) or its recorded process lives (a session:
+LXC's monitor, which outlives the terminal). Whatever else is left of it, the next command removes: nothing has to be
+repaired by hand after a kill or a power cut.
+"""
+
+import contextlib
+import os
+import secrets
+
+from envkit.drivers import cgroup, process
+from envkit.drivers.files import is_locked, locked, make_directory, remove_tree, try_lock
+from envkit.errors import EnvkitError
+from envkit.model.ids import is_digest
+from envkit.model.paths import Paths
+from envkit.model.record import Record
+
+_MAX_HOLDER = 64 * 1024
+
+
+def prepare(paths: Paths) -> None:
+    """Create the directories of `Paths` that containers need, with their modes, where they are missing."""
+    make_directory(paths.root, mode=0o700)
+    make_directory(paths.runs, mode=0o700)
+    make_directory(paths.run, mode=0o755)
+    make_directory(paths.mnt, mode=0o755)
+    make_directory(paths.lxc, mode=0o700)
+
+
+class Holder(Record):
+    """The process in whose mount namespace an instance's layers are mounted: pid, start time, digests of its layers."""
+
+    pid: int
+    started: int
+    layers: tuple[str, ...]
+
+    @property
+    def alive(self) -> bool:
+        return process.is_alive(self.pid, self.started)
+
+
+class Instance:
+    """A job's directory below `runs/`, locked by this process until `remove` or its end."""
+
+    def __init__(self, paths: Paths, identity: str, lock: int) -> None:
+        self.name = container_name(identity)
+        self.directory = f"{paths.runs}/{identity}"
+        self._lock = lock
+
+    @classmethod
+    def create(cls, paths: Paths) -> "Instance":
+        """Make the directory of a new job and lock it."""
+        with locked(paths.lock):  # the sweep looks only under this lock, so it never sees a directory without its lock
+            identity = secrets.token_hex(5)
+            directory = f"{paths.runs}/{identity}"
+            os.mkdir(directory, 0o700)
+            lock = try_lock(f"{directory}/lock")
+            if lock is None:
+                raise EnvkitError(f"the lock of the new directory {directory} is taken")
+        return cls(paths, identity, lock)
+
+    def remove(self) -> None:
+        """Remove what the job leaves behind: its control groups and its directory."""
+        clean_container(self.name)
+        remove_tree(self.directory)
+        os.close(self._lock)
+
+
+def container_name(identity: str) -> str:
+    """Return LXC's name for a container; the prefix keeps envkit's apart from others."""
+    return f"envkit-{identity}"
+
+
+def write_holder(directory: str, pid: int, layers: tuple[str, ...]) -> None:
+    """Record which process holds the mounts of an instance."""
+    started = process.start_time(pid)
+    if started is None:
+        raise EnvkitError("the container ended before it had started")
+    text = "\n".join([str(pid), str(started), *layers]) + "\n"
+    path = f"{directory}/holder"
+    with open(f"{path}.new", "w", encoding="ascii") as file:  # no fsync: the record means nothing after a reboot
+        file.write(text)
+    os.replace(f"{path}.new", path)
+
+
+def read_holder(directory: str) -> Holder | None:
+    """Return an instance's record, or None where there is none or it is not whole."""
+    try:
+        with open(f"{directory}/holder", encoding="ascii", errors="replace") as file:
+            lines = file.read(_MAX_HOLDER).split()
+    except OSError:
+        return None
+    if len(lines) < 2 or not (lines[0].isdigit() and lines[1].isdigit()):
+        return None
+    return Holder(pid=int(lines[0]), started=int(lines[1]), layers=tuple(filter(is_digest, lines[2:])))
+
+
+def live_holders(paths: Paths) -> list[Holder]:
+    """Return the processes that hold mounted layers now, of jobs and of sessions."""
+    directories = [*_job_directories(paths), *session_directories(paths)]
+    holders = [read_holder(directory) for directory in directories]
+    return [holder for holder in holders if holder is not None and holder.alive]
+
+
+def sweep(paths: Paths) -> list[str]:
+    """Remove what dead jobs left behind; return the names of those containers."""
+    dead: list[Instance] = []
+    directories = _job_directories(paths)
+    if not directories:
+        return []
+    with locked(paths.lock):
+        for directory in directories:
+            with contextlib.suppress(OSError):  # it may just have been removed
+                lock = try_lock(f"{directory}/lock")
+                if lock is not None:
+                    dead.append(Instance(paths, os.path.basename(directory), lock))
+    for instance in dead:
+        instance.remove()
+    return [instance.name for instance in dead]
+
+
+def dead_jobs(paths: Paths) -> list[str]:
+    """Return the directories of jobs that nobody runs any more."""
+    return [directory for directory in _job_directories(paths) if not is_locked(f"{directory}/lock")]
+
+
+def clean_container(name: str) -> None:
+    """Remove the control groups of a dead container, and what still runs in them.
+
+    :raises EnvkitError: some stayed.
+    """
+    remaining = cgroup.remove_container_groups(name)
+    if remaining:
+        raise EnvkitError(
+            f"cannot remove the control group {remaining[0]}", resolution="see which processes are in its cgroup.procs"
+        )
+
+
+def session_directories(paths: Paths) -> list[str]:
+    """Return the directories of all sessions, open or interrupted."""
+    return [session for owner in _subdirectories(paths.sessions) for session in _subdirectories(owner)]
+
+
+def _job_directories(paths: Paths) -> list[str]:
+    return _subdirectories(paths.runs)
+
+
+def _subdirectories(path: str) -> list[str]:
+    try:
+        return [f"{path}/{name}" for name in os.listdir(path) if not name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

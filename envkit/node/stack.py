@@ -1,0 +1,94 @@
+"""Owns the mounted stack: layer images, shared with other containers of this node, below a writable upper.
+
+    MNT/layers/DIGEST   one image, ids as stored; other containers copy this mount, so that all share a page cache
+    MNT/lower/N         the same, ids mapped into the container's range; 0 is the topmost
+    MNT/root            the overlay
+
+All of it lies on a tmpfs in this process's private mount namespace. Host users see an empty directory.
+"""
+
+import os
+from collections.abc import Sequence
+
+from envkit.drivers import mount
+from envkit.drivers.files import locked
+from envkit.drivers.userns import user_namespace
+from envkit.model.idmap import IdMap
+from envkit.model.paths import Paths
+from envkit.model.record import Record
+from envkit.node.instance import live_holders, write_holder
+
+
+class StackSpec(Record):
+    """What to stack: (digest, image file) of each layer, the lowest first; the directory with `upper` and `work`.
+
+    `options` is overlay(5)'s option string for the names `0:1:...` of the lowers and the two directories.
+    """
+
+    layers: tuple[tuple[str, str], ...]
+    directory: str
+    ids: IdMap
+    options: str
+    nosuid: bool
+
+
+def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
+    """Mount a stack in this process's private namespace and return its root.
+
+    Call `mount.enter_private_namespace` first. Records this process as the holder of the layers.
+    """
+    mount.mount_tmpfs(paths.mnt, mode=0o755)
+    layers, lower, root = (f"{paths.mnt}/{name}" for name in ("layers", "lower", "root"))
+    os.mkdir(layers, 0o700)
+    os.mkdir(lower, 0o755)
+    os.mkdir(root, 0o755)
+    with locked(paths.lock):
+        _mount_layers(paths, spec.layers, layers, through_loop=through_loop)
+        write_holder(spec.directory, os.getpid(), tuple(digest for digest, _ in spec.layers))
+    userns = user_namespace(spec.ids)
+    try:
+        for number, (digest, _) in enumerate(reversed(spec.layers)):
+            os.mkdir(f"{lower}/{number}")
+            mount.attach(mount.idmapped_clone(f"{layers}/{digest}", userns), f"{lower}/{number}")
+    finally:
+        os.close(userns)
+    _prepare_upper(spec, f"{lower}/0")
+    mount.mount_overlay(root, spec.options, directory=lower, nosuid=spec.nosuid)
+    return root
+
+
+def _mount_layers(paths: Paths, layers: Sequence[tuple[str, str]], directory: str, *, through_loop: bool) -> None:
+    """Mount each layer below `directory`: a copy of another container's mount of it, else the image itself."""
+    holders = live_holders(paths)
+    for digest, image in layers:
+        target = f"{directory}/{digest}"
+        os.mkdir(target)
+        for holder in holders:
+            if digest in holder.layers:
+                clone = mount.clone_from_namespace(holder.pid, target)
+                if clone is not None:
+                    mount.attach(clone, target)
+                    break
+        else:
+            mount.mount_image(image, target, through_loop=through_loop)
+
+
+def _prepare_upper(spec: StackSpec, top: str) -> None:
+    """Create the upper and work directories; the upper's own attributes become those of the merged root."""
+    upper = f"{spec.directory}/upper"
+    work = f"{spec.directory}/work"
+    if not os.path.isdir(upper):
+        # Renamed into place when it is complete, so that a kill cannot leave an upper with the wrong owner.
+        unfinished = f"{upper}.new"
+        attributes = os.stat(top)
+        os.makedirs(unfinished, mode=0o700, exist_ok=True)
+        os.chown(unfinished, attributes.st_uid, attributes.st_gid)
+        os.chmod(unfinished, attributes.st_mode & 0o7777)
+        os.utime(unfinished, ns=(attributes.st_mtime_ns, attributes.st_mtime_ns))
+        os.rename(unfinished, upper)
+    os.makedirs(work, mode=0o700, exist_ok=True)
+
+
+def unmount_stack(paths: Paths) -> None:
+    """Take the stack out of this process's namespace."""
+    mount.detach(paths.mnt)
