@@ -6,14 +6,19 @@ On the path of `envkit run`: the JSON is checked by hand here rather than by a s
 
 import enum
 import json
+import zlib
 
-from envkit.errors import Damaged
+from envkit.errors import Damaged, InvalidInput
 from envkit.model.ids import MAX_VERSION, EnvName, is_digest
 from envkit.model.record import Record
 
 VERSION_FORMAT = 1
 MAX_VERSION_BYTES = 4 * 1024 * 1024
 MAX_LAYERS = 400
+
+# Packs and trees are addressed by their digest; a version is not, so it carries a checksum against bit rot.
+_CRC = b'"crc32": "%s"'
+_NO_CRC = "00000000"
 
 
 class VersionKind(enum.Enum):
@@ -75,9 +80,13 @@ class Version(Record):
 
 
 def version_to_json(version: Version) -> bytes:
-    """Return the stored form: JSON with sorted keys, ending in a newline."""
+    """Return the stored form: JSON with sorted keys, ending in a newline.
+
+    `crc32` is taken over all of it, with eight zeros in its own place.
+    """
     document: dict[str, object] = {
         "format": VERSION_FORMAT,
+        "crc32": _NO_CRC,
         "owner": version.env.owner,
         "name": version.env.name,
         "version": version.number,
@@ -94,7 +103,8 @@ def version_to_json(version: Version) -> bytes:
     if version.report is not None:
         findings = [[f.rule, f.path, f.action] for f in version.report.findings]
         document["report"] = {"ruleset": version.report.ruleset, "findings": findings}
-    return json.dumps(document, sort_keys=True, indent=1).encode() + b"\n"
+    data = json.dumps(document, sort_keys=True, indent=1).encode() + b"\n"
+    return data.replace(_CRC % _NO_CRC.encode(), _CRC % f"{zlib.crc32(data):08x}".encode(), 1)
 
 
 def version_from_json(data: bytes, *, where: str) -> Version:
@@ -114,9 +124,17 @@ def version_from_json(data: bytes, *, where: str) -> Version:
             f"{where} has format {found!r:.20}, this envkit reads format {VERSION_FORMAT}", resolution="update envkit"
         )
     try:
+        _check_crc(data, _text(document["crc32"]))
         return _version(document)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, InvalidInput) as error:
         raise Damaged(f"{where} is not a valid version record", details=str(error)) from error
+
+
+def _check_crc(data: bytes, stored: str) -> None:
+    # Quotes inside JSON strings are escaped, so the field's text cannot occur in a message or a path.
+    plain = data.replace(_CRC % stored.encode(), _CRC % _NO_CRC.encode(), 1)
+    if stored != f"{zlib.crc32(plain):08x}":
+        raise ValueError("the checksum does not fit")
 
 
 def _version(document: dict[str, object]) -> Version:

@@ -1,0 +1,53 @@
+"""Owns reading a plain `envkit run` command line without click; anything unusual is left to click.
+
+"Plain" means: known options, each with its value, then `--` or the command. Both readers give the same values; a test
+compares them on generated command lines.
+"""
+
+from collections.abc import Sequence
+
+from envkit.cli.options import GLOBAL, JOB, Option
+
+Values = dict[str, object]
+
+
+def read_run(argv: Sequence[str]) -> tuple[dict[str, str | None], Values, tuple[str, ...]] | None:
+    """Return (global values, job values, command) of a plain `run` command line; None where click must look."""
+    top = _read_options(argv, GLOBAL)
+    if top is None:
+        return None
+    settings, rest = top
+    if not rest or rest[0] != "run":
+        return None
+    below = _read_options(rest[1:], JOB)
+    if below is None:
+        return None
+    values, command = below
+    if command and command[0] == "--":
+        command = command[1:]
+    if not command or values["environment"] is None:
+        return None
+    return {key: None if value is None else str(value) for key, value in settings.items()}, values, tuple(command)
+
+
+def _read_options(argv: Sequence[str], options: Sequence[Option]) -> tuple[Values, list[str]] | None:
+    """Read options up to the first other word (kept); None where one is not plain."""
+    by_flag = {flag: option for option in options for flag in option.flags}
+    values: Values = {option.key: [] if option.multiple else None for option in options}
+    words = list(argv)
+    while words and words[0].startswith("-") and words[0] != "--":
+        word = words.pop(0)
+        flag, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        option = by_flag.get(flag)
+        if option is None or option.metavar is None:
+            return None
+        if not equals:
+            if not words or words[0].startswith("-"):
+                return None
+            value = words.pop(0)
+        collected = values[option.key]
+        if isinstance(collected, list):
+            collected.append(value)
+        else:
+            values[option.key] = value
+    return values, words

@@ -1,0 +1,23 @@
+"""`envkit delete`."""
+
+import click
+
+from envkit.cli.app import App, pass_app
+from envkit.services import environments
+
+
+@click.command("delete", epilog="Example: envkit delete sci@2")
+@click.argument("env", metavar="ENV[@V]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_app
+def command(app: App, /, *, env: str, yes: bool) -> None:
+    """Delete one version, or with no @V the whole environment.
+
+    The name stops resolving at once; the data stays in the store until it is collected.
+    """
+    doomed = environments.to_delete(app.context, env)
+    if not yes:
+        names = ", ".join(f"@{number}" for number in doomed.numbers)
+        click.confirm(f"delete {doomed.env} {names}?", abort=True, err=True)
+    environments.delete(app.context, doomed)
+    app.console.say(f"deleted {len(doomed.numbers)} versions of {doomed.env}")

@@ -1,0 +1,84 @@
+"""Owns the session record: what a setup container was opened on, and what of it is saved; and its JSON form."""
+
+import json
+
+from envkit.errors import Damaged
+from envkit.model.ids import EnvName, is_digest
+from envkit.model.record import Record
+from envkit.model.version import LayerRef
+
+SESSION_FORMAT = 1
+MAX_SESSION_BYTES = 1 << 20
+
+
+class Saved(Record):
+    """The last save of a session: its version number, and a digest of the entries that it stored."""
+
+    number: int
+    fingerprint: str
+
+
+class Session(Record):
+    """A session on environment `env`, opened on the version `parent`, whose layers lie below its upper directory.
+
+    `identity` names its container; `base` is the base at the bottom; `saved` is None until the first save.
+    """
+
+    env: EnvName
+    identity: str
+    base: str
+    parent: str
+    layers: tuple[LayerRef, ...]
+    arch: str
+    description: str = ""
+    created: str = ""
+    saved: Saved | None = None
+
+
+def session_to_json(session: Session) -> bytes:
+    """Return the stored form of a session."""
+    document = {
+        "format": SESSION_FORMAT,
+        "owner": session.env.owner,
+        "name": session.env.name,
+        "identity": session.identity,
+        "base": session.base,
+        "parent": session.parent,
+        "layers": [[layer.tree, layer.entries, layer.size, layer.stored] for layer in session.layers],
+        "arch": session.arch,
+        "description": session.description,
+        "created": session.created,
+        "saved": None if session.saved is None else [session.saved.number, session.saved.fingerprint],
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def session_from_json(data: bytes, *, where: str) -> Session:
+    """Read a session that this machine stored.
+
+    :raises Damaged: it is no session record, or one of another format.
+    """
+    try:
+        document = json.loads(data)
+        if document["format"] != SESSION_FORMAT:
+            raise Damaged(f"{where} has format {document['format']!r:.20}, this envkit reads {SESSION_FORMAT}")
+        saved = document["saved"]
+        layers = tuple(
+            LayerRef(tree=tree, entries=entries, size=size, stored=stored)
+            for tree, entries, size, stored in document["layers"]
+        )
+        if not layers or not all(is_digest(layer.tree) for layer in layers):
+            raise ValueError("no valid layers")
+        return Session(
+            env=EnvName(owner=document["owner"], name=document["name"]),
+            identity=document["identity"],
+            base=document["base"],
+            parent=document["parent"],
+            layers=layers,
+            arch=document["arch"],
+            description=document["description"],
+            created=document["created"],
+            saved=None if saved is None else Saved(number=saved[0], fingerprint=saved[1]),
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise Damaged(f"{where} is not a session record", details=str(error)) from error

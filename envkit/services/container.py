@@ -1,0 +1,87 @@
+"""Owns what jobs and sessions share on the way to a container: the mounted stack, the files that every container
+gets, its network, and what LXC said when it failed.
+"""
+
+import os
+import secrets
+
+from envkit.drivers.files import read_bounded
+from envkit.drivers.lxc import Veth
+from envkit.drivers.process import SYSTEM_PATH
+from envkit.model.idmap import IdMap
+from envkit.model.record import Record
+from envkit.node.rootfs import Rootfs
+from envkit.node.stack import StackSpec, mount_stack
+from envkit.overlay.options import overlay_options
+from envkit.services.context import Context
+
+_MAX_LOG = 1 << 20
+
+
+class Network(Record):
+    """How a container is connected: for LXC, and the resolv.conf that goes with it (None: leave the base's)."""
+
+    interface: "Veth | str"
+    resolv_conf: bytes | None
+
+
+def open_stack(
+    context: Context, images: tuple[tuple[str, str], ...], directory: str, ids: IdMap, *, session: bool
+) -> str:
+    """Mount layer images below `directory`'s upper, in this process's private namespace; return the root."""
+    spec = StackSpec(
+        layers=images,
+        directory=directory,
+        ids=ids,
+        options=overlay_options(
+            [str(number) for number in range(len(images))],
+            upper=f"{directory}/upper",
+            work=f"{directory}/work",
+            session=session,
+        ),
+        nosuid=not session,
+    )
+    return mount_stack(context.paths, spec, through_loop=context.config.loop)
+
+
+def network_for(context: Context, kind: str, directory: str) -> Network:
+    """Prepare a container's network; `directory` is the instance's, which a leased address is bound to."""
+    if kind == "none":
+        return Network(interface="none", resolv_conf=None)
+    from envkit.drivers import network  # late: pyroute2 costs more than the whole rest of a warm run
+
+    resolv_conf = network.resolv_conf(for_host=kind == "host")
+    if kind == "host":
+        return Network(interface="host", resolv_conf=resolv_conf)
+    return Network(interface=network.lease(context.paths.run, directory), resolv_conf=resolv_conf)
+
+
+def container_files(rootfs: Rootfs, *, hostname: str, network: Network) -> None:
+    """Write the files that describe this container, not the environment; saving leaves them out."""
+    rootfs.replace_file("/etc/machine-id", secrets.token_hex(16).encode() + b"\n", mode=0o444)
+    rootfs.replace_file("/etc/hostname", hostname.encode() + b"\n")
+    hosts = f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"
+    rootfs.replace_file("/etc/hosts", hosts.encode())
+    if network.resolv_conf is not None:
+        rootfs.replace_file("/etc/resolv.conf", network.resolv_conf)
+
+
+def base_variables(*, user: str, home: str) -> dict[str, str]:
+    """Return the environment variables that every command in a container starts with."""
+    variables = {"PATH": SYSTEM_PATH, "HOME": home, "USER": user, "LOGNAME": user, "LANG": "C.UTF-8"}
+    if on_terminal():
+        variables["TERM"] = os.environ.get("TERM") or "dumb"
+    return variables
+
+
+def on_terminal() -> bool:
+    """Tell whether a command gets a terminal: all three standard descriptors are one."""
+    return all(os.isatty(descriptor) for descriptor in range(3))
+
+
+def log_tail(path: str, *, lines: int = 6) -> str | None:
+    """Return the last lines of LXC's log without its prefixes, or None where it wrote none."""
+    text = (read_bounded(path, _MAX_LOG) or b"").decode("utf-8", "replace").strip()
+    if not text:
+        return None
+    return "\n".join(line.partition("ERROR")[2].strip() or line for line in text.splitlines()[-lines:])

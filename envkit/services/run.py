@@ -1,0 +1,173 @@
+"""Owns the use case `run`: from a name to the exit code of a command, with nothing left behind whatever happens."""
+
+import contextlib
+import os
+
+from envkit.drivers import lxc, process
+from envkit.drivers.mount import enter_private_namespace
+from envkit.drivers.subids import container_range
+from envkit.errors import (
+    EXIT_CANNOT_EXECUTE,
+    EXIT_COMMAND_NOT_FOUND,
+    EXIT_RUN_FAILED,
+    EXIT_TIMEOUT,
+    EnvkitError,
+    NotFound,
+    Unavailable,
+)
+from envkit.model.idmap import for_user, shifted
+from envkit.model.job import Job
+from envkit.model.version import Version
+from envkit.node import account as accounts
+from envkit.node.instance import Instance, prepare, sweep
+from envkit.node.rootfs import Rootfs
+from envkit.node.stack import unmount_stack
+from envkit.services.container import (
+    base_variables,
+    container_files,
+    log_tail,
+    network_for,
+    on_terminal,
+    open_stack,
+)
+from envkit.services.context import Context, require_root
+from envkit.services.layers import layer_images
+from envkit.services.signals import Forwarder
+from envkit.store import versions
+
+_GRACE = 10.0
+"""Seconds between asking a job to end and killing it, after its time is up."""
+
+
+class RunFailed(EnvkitError):
+    """envkit itself failed, not the command."""
+
+    exit_code = EXIT_RUN_FAILED
+
+
+class CommandNotFound(NotFound):
+    """The environment does not have the command."""
+
+    exit_code = EXIT_COMMAND_NOT_FOUND
+
+    def __init__(self, command: str, version: Version) -> None:
+        super().__init__(f"{version} has no command {command!r}", resolution="is it installed there, and saved?")
+
+
+class CommandNotExecutable(Unavailable):
+    """The command is there but cannot be executed."""
+
+    exit_code = EXIT_CANNOT_EXECUTE
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"cannot execute {command!r}: {reason}")
+
+
+def run(context: Context, job: Job) -> int:
+    """Run a job to its end on this process's standard descriptors.
+
+    :returns: the command's exit code; 128 + N where signal N ended it; 124 where its time was up.
+    :raises EnvkitError: the command never ran; CommandNotFound and CommandNotExecutable where it could not.
+    """
+    require_root("running a job")
+    prepare(context.paths)
+    sweep(context.paths)
+    version = versions.resolve(context.store, context.ref(job.environment))
+    images = layer_images(context, version.layers)
+    with Forwarder() as signals:
+        instance = Instance.create(context.paths)
+        try:
+            return _run_instance(context, job, version, images, instance, signals)
+        finally:
+            instance.remove()
+
+
+def _run_instance(
+    context: Context,
+    job: Job,
+    version: Version,
+    images: tuple[tuple[str, str], ...],
+    instance: Instance,
+    signals: Forwarder,
+) -> int:
+    account = accounts.ROOT if job.as_root else accounts.invoking_user()
+    first = container_range()
+    ids = for_user(first, account.uid, (account.gid, *account.groups)) if account.uid else shifted(first)
+    sources = [_source(volume.source) for volume in job.volumes]
+    enter_private_namespace()
+    with contextlib.ExitStack() as cleanup:
+        root = open_stack(context, images, instance.directory, ids, session=False)
+        cleanup.callback(unmount_stack, context.paths)
+        network = network_for(context, job.net or context.config.net, instance.directory)
+        with Rootfs(root, ids) as rootfs:
+            rootfs.mount_tmpfs("/run")
+            container_files(rootfs, hostname=version.env.name, network=network)
+            account = accounts.settle(account, rootfs)
+            for volume, source in zip(job.volumes, sources, strict=True):
+                rootfs.bind(source, volume.target, read_only=volume.read_only)
+            directory = job.directory or (account.home if rootfs.exists(account.home) else "/")
+            if not rootfs.exists(directory):
+                raise NotFound(f"{version} has no directory {directory}", resolution="bind one with -v, or save one")
+            variables = base_variables(user=account.name, home=account.home)
+            variables |= {"ENVKIT_ENVIRONMENT": str(version)} | dict(job.variables)
+            _check_command(rootfs, job.command[0], variables["PATH"], directory, version)
+        config = lxc.ContainerConfig(
+            name=instance.name,
+            hostname=version.env.name,
+            rootfs=root,
+            ids=ids,
+            network=network.interface,
+            environment=tuple(variables.items()),
+            uid=account.uid,
+            gid=account.gid,
+            groups=account.groups,
+            directory=directory,
+            terminal=on_terminal(),
+            limits=lxc.Limits(memory=job.memory, cpus=job.cpus),
+        )
+        return _execute(context, config, job, instance, signals)
+
+
+def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: Instance, signals: Forwarder) -> int:
+    files = lxc.write_config(config, instance.directory)
+    argv = lxc.execute_argv(config.name, lxc_path=context.paths.lxc, files=files, command=job.command)
+    pid = process.spawn(argv[0], argv, env=lxc.environment(), own_group=not config.terminal)
+    signals.forward_to(pid)
+    if job.timeout is not None:
+        signals.limit(job.timeout, grace=_GRACE)
+    code = process.wait(pid)
+    signals.ended()
+    if signals.timed_out:
+        return EXIT_TIMEOUT
+    problems = log_tail(files.log) if code else None
+    if problems and not signals.received:
+        raise RunFailed("the container did not start", details=problems)
+    return code
+
+
+def _source(path: str) -> str:
+    """Return a volume's source as an absolute path."""
+    if not os.path.exists(path):
+        raise NotFound(f"the volume's source {path} does not exist")
+    return os.path.realpath(path)
+
+
+def _check_command(rootfs: Rootfs, command: str, search: str, directory: str, version: Version) -> None:
+    """Find a command as execvp(3) would, so that a missing one is told apart from one that fails.
+
+    :raises CommandNotFound: it is nowhere.
+    :raises CommandNotExecutable: it is there but no executable file, or its interpreter is missing.
+    """
+    if "/" in command:
+        candidates = [os.path.join(directory, command)]
+    else:
+        candidates = [f"{place or directory}/{command}" for place in search.split(":")]
+    found = {path: rootfs.is_executable(path) for path in candidates}
+    program = next((path for path, executable in found.items() if executable), None)
+    if program is None:
+        if any(executable is False for executable in found.values()):
+            raise CommandNotExecutable(command, "it is no executable file")
+        raise CommandNotFound(command, version)
+    interpreter = rootfs.interpreter(program)
+    if interpreter is not None and not rootfs.is_executable(interpreter):
+        raise CommandNotExecutable(command, f"its interpreter {interpreter} is not in {version}")

@@ -1,0 +1,80 @@
+"""Owns signals while a command runs: they reach the command, and before and after it they unwind envkit itself."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+
+from envkit.errors import EnvkitError
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PATIENCE = 3
+"""So many requests to end are passed on; the next one kills."""
+
+
+class Interrupted(EnvkitError):
+    """A signal ended envkit before or after the command's own time."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Forwarder:
+    """A context in which signals go to a child process, once there is one.
+
+    `received` tells whether any ending signal came, `timed_out` whether the limit was reached.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.timed_out = False
+        self._child: int | None = None
+        self._grace = 0.0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "Forwarder":
+        handlers: list[tuple[int, Callable[[int, object], None]]] = [(n, self._forward) for n in _FORWARDED]
+        for number, handler in [*handlers, (signal.SIGALRM, self._alarm)]:
+            self._previous[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+
+    def forward_to(self, child: int) -> None:
+        """Pass signals on to a child from now on."""
+        self._child = child
+
+    def ended(self) -> None:
+        """The child is gone; signals unwind envkit again."""
+        self._child = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def limit(self, seconds: float, *, grace: float) -> None:
+        """Ask the child to end after `seconds`, and kill it `grace` seconds later."""
+        self._grace = grace
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _send(self, number: int) -> None:
+        if self._child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, number)
+
+    def _forward(self, number: int, _frame: object) -> None:
+        if number in _ENDING:
+            self.received += 1
+            if self._child is None:
+                raise Interrupted(number)
+        self._send(signal.SIGKILL if self.received > _PATIENCE else number)
+
+    def _alarm(self, _number: int, _frame: object) -> None:
+        if self.timed_out:
+            self._send(signal.SIGKILL)
+            return
+        self.timed_out = True
+        self._send(signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, self._grace)
