@@ -5,8 +5,12 @@ variables and directories are checked here against the characters that LXC's lin
 """
 
 import os
+import time
+from collections.abc import Callable, Sequence
 
+from envkit.drivers import cgroup, seccomp
 from envkit.drivers.errors import ProgramFailed
+from envkit.drivers.files import read_bounded
 from envkit.drivers.process import require_program, run
 from envkit.errors import InvalidInput
 from envkit.model.idmap import IdMap
@@ -46,7 +50,6 @@ class ContainerConfig(Record):
     hostname: str
     rootfs: str
     ids: IdMap
-    seccomp: str
     network: "Veth | str" = "none"
     environment: tuple[tuple[str, str], ...] = ()
     uid: int = 0
@@ -56,13 +59,41 @@ class ContainerConfig(Record):
     terminal: bool = False
     session: bool = False
     limits: Limits = Limits()
-    unified_cgroups: bool = True
-    apparmor: bool = False
 
 
-def config_text(config: ContainerConfig) -> str:
+class Files(Record):
+    """The files of one container that LXC reads and writes."""
+
+    config: str
+    log: str
+
+
+def apparmor_enabled() -> bool:
+    """Tell whether the kernel confines programs with AppArmor."""
+    return (read_bounded("/sys/module/apparmor/parameters/enabled", 16) or b"").startswith(b"Y")
+
+
+def write_config(config: ContainerConfig, directory: str) -> Files:
+    """Write a container's configuration and its system call filter into a directory."""
+    files = Files(config=f"{directory}/lxc.conf", log=f"{directory}/lxc.log")
+    filter_path = f"{directory}/seccomp"
+    text = config_text(config, filter_path=filter_path, unified=cgroup.is_unified(), apparmor=apparmor_enabled())
+    for path, content in ((files.config, text), (filter_path, seccomp.profile())):
+        with open(path, "w", encoding="utf-8") as file:  # no fsync: worthless after a reboot
+            file.write(content)
+    return files
+
+
+def has_errors(files: Files) -> bool:
+    """Tell whether LXC logged an error: then an exit code is its own, not the command's."""
+    return bool((read_bounded(files.log, 1 << 20) or b"").strip())
+
+
+def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, apparmor: bool) -> str:
     """Return LXC's configuration of a container (lxc.container.conf(5)).
 
+    :param filter_path: path of the system call filter.
+    :param unified: the machine has cgroup v2 only.
     :raises InvalidInput: a variable or directory holds a character that the format cannot.
     """
     lines = [
@@ -75,7 +106,7 @@ def config_text(config: ContainerConfig) -> str:
         "lxc.mount.entry = tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,create=dir 0 0",
         *(f"lxc.mount.entry = /dev/null {path} none bind,ro,optional 0 0" for path in _MASKED),
         *(f"lxc.mount.entry = tmpfs {path} tmpfs ro,size=0,optional 0 0" for path in _MASKED_DIRECTORIES),
-        f"lxc.seccomp.profile = {_checked('seccomp profile', config.seccomp)}",
+        f"lxc.seccomp.profile = {_checked('filter path', filter_path)}",
         f"lxc.init.uid = {config.uid}",
         f"lxc.init.gid = {config.gid}",
         f"lxc.init.cwd = {_checked('directory', config.directory)}",
@@ -83,7 +114,7 @@ def config_text(config: ContainerConfig) -> str:
         "lxc.tty.max = 0",
         *_privilege_lines(config),
         *_network_lines(config.network),
-        *_limit_lines(config.limits, unified=config.unified_cgroups),
+        *_limit_lines(config.limits, unified=unified),
         *(_variable_line(name, value) for name, value in config.environment),
     ]
     if config.groups:
@@ -91,7 +122,7 @@ def config_text(config: ContainerConfig) -> str:
     if not config.terminal:
         # Without a console LXC hands its own standard descriptors through: pipes and files stay what they are.
         lines.append("lxc.console.path = none")
-    if config.apparmor:
+    if apparmor:
         lines.append("lxc.apparmor.profile = generated")
     return "\n".join(lines) + "\n"
 
@@ -161,17 +192,26 @@ def environment() -> dict[str, str]:
     return {"PATH": "/nonexistent", "HOME": "/root", "TERM": os.environ.get("TERM") or "dumb"}
 
 
-def execute_argv(
-    name: str, *, lxc_path: str, config: str, log: str, command: list[str] | tuple[str, ...], daemon: bool = False
-) -> list[str]:
+def execute_argv(name: str, *, lxc_path: str, files: Files, command: Sequence[str], daemon: bool = False) -> list[str]:
     """Return the argv that runs `command` under a small init in a new container; the first item is the program."""
-    argv = [require_program("lxc-execute"), "-n", name, "-P", lxc_path, "-f", config, "-o", log, "-l", "ERROR", "-q"]
+    argv = [
+        require_program("lxc-execute"),
+        "-n",
+        name,
+        "-P",
+        lxc_path,
+        "-f",
+        files.config,
+        "-o",
+        files.log,
+        "-l",
+        "ERROR",
+        "-q",
+    ]
     return [*argv, *(["-d"] if daemon else []), "--", *command]
 
 
-def attach_argv(
-    name: str, *, lxc_path: str, variables: dict[str, str], log: str, command: list[str] | tuple[str, ...]
-) -> list[str]:
+def attach_argv(name: str, *, lxc_path: str, variables: dict[str, str], log: str, command: Sequence[str]) -> list[str]:
     """Return the argv that runs `command` as root in a running container, with just these variables."""
     argv = [require_program("lxc-attach"), "-n", name, "-P", lxc_path, "-o", log, "-l", "ERROR", "--clear-env"]
     for key, value in variables.items():
@@ -184,6 +224,19 @@ def init_pid(name: str, *, lxc_path: str) -> int | None:
     result = run(["lxc-info", "-n", name, "-P", lxc_path, "-p", "-H"], env=environment(), timeout=30, check=False)
     text = result.stdout.strip()
     return int(text) if text.isdigit() else None
+
+
+def wait_until_running(name: str, *, lxc_path: str, timeout: float, alive: Callable[[], bool]) -> bool:
+    """Wait until a container runs; False where its monitor ended (`alive` says so) or the time is over."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        result = run(["lxc-info", "-n", name, "-P", lxc_path, "-s", "-H"], env=environment(), timeout=30, check=False)
+        if result.stdout.strip() == b"RUNNING":
+            return True
+        if not alive():
+            return False
+        time.sleep(0.02)
+    return False
 
 
 def freeze(name: str, *, lxc_path: str) -> None:

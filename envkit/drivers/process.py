@@ -4,17 +4,15 @@
 this process and gives its pid. Programs get an argv list, never a shell, and a minimal environment.
 """
 
+import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from envkit.drivers import libc
 from envkit.drivers.errors import ProgramFailed, ProgramMissing, ProgramTimedOut
 from envkit.model.record import Record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -97,8 +95,54 @@ def run(
     return result
 
 
+def pipeline(
+    producer: Sequence[str],
+    consumer: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    second_preexec: Callable[[], None] | None = None,
+) -> tuple[Result, Result]:
+    """Run two programs with a pipe from the first to the second; return what both did, their errors captured."""
+    import subprocess
+
+    with contextlib.ExitStack() as files:
+        import tempfile
+
+        # Errors go to files: with pipes, one program could block on its messages while the other waits for it.
+        logs = [files.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+        first = subprocess.Popen(
+            [require_program(producer[0]) if "/" not in producer[0] else producer[0], *producer[1:]],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=logs[0],
+        )
+        second = subprocess.Popen(
+            [require_program(consumer[0]) if "/" not in consumer[0] else consumer[0], *consumer[1:]],
+            env=dict(env),
+            stdin=first.stdout,
+            stdout=subprocess.DEVNULL,
+            stderr=logs[1],
+            preexec_fn=second_preexec,
+        )
+        if first.stdout is not None:
+            first.stdout.close()  # so that the first gets SIGPIPE when the second ends
+        results = []
+        for argv, process, log in ((consumer, second, logs[1]), (producer, first, logs[0])):
+            code = process.wait()
+            log.seek(0)
+            results.append(Result(argv=tuple(argv), code=code, stdout=b"", stderr=log.read(64 * 1024)))
+    return results[1], results[0]
+
+
 def spawn(
-    program: str, argv: Sequence[str], *, env: Mapping[str, str], own_group: bool = False, detach: bool = False
+    program: str,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    own_group: bool = False,
+    detach: bool = False,
+    before_exec: Callable[[], None] | None = None,
 ) -> int:
     """Start a program on this process's standard descriptors; return its pid.
 
@@ -106,18 +150,29 @@ def spawn(
     a session of its own and no terminal.
 
     :param own_group: give it a process group, so that a signal to this process's group does not reach it.
+    :param before_exec: called in the new process before it becomes the program.
     """
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(program, argv, env, parent, own_group=own_group, detach=detach)
+        try:
+            _become(program, argv, env, parent, own_group=own_group, detach=detach, before_exec=before_exec)
+        finally:
+            os._exit(127)
     return pid
 
 
 def _become(
-    program: str, argv: Sequence[str], env: Mapping[str, str], parent: int, *, own_group: bool, detach: bool
-) -> "NoReturn":
-    """Turn the forked child into the program."""
+    program: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    parent: int,
+    *,
+    own_group: bool,
+    detach: bool,
+    before_exec: Callable[[], None] | None,
+) -> None:
+    """Turn the forked child into the program; return only where that failed."""
     try:
         if detach:
             os.setsid()
@@ -127,17 +182,17 @@ def _become(
         else:
             libc.die_with_parent(signal.SIGKILL)
             if os.getppid() != parent:  # the parent died before prctl took effect
-                os._exit(1)
+                return
         if own_group:
             os.setpgid(0, 0)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if before_exec is not None:
+            before_exec()
         os.execve(program, list(argv), dict(env))
     except OSError as error:
         os.write(2, f"envkit: cannot execute {program}: {error.strerror}\n".encode())
-    finally:
-        os._exit(127)
 
 
 def wait(pid: int) -> int:
@@ -149,6 +204,20 @@ def wait(pid: int) -> int:
             continue
         code = os.waitstatus_to_exitcode(status)
         return 128 - code if code < 0 else code
+
+
+def wait_ignoring_interrupts(pid: int) -> int:
+    """Like `wait`, for a child on the same terminal: Ctrl-C is the child's to answer."""
+
+    def ignore(_number: int, _frame: object) -> None:
+        """Do nothing; SIG_IGN would be inherited by children, a handler is not."""
+
+    previous = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGQUIT)}
+    try:
+        return wait(pid)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def is_alive(pid: int, started: int) -> bool:
@@ -167,3 +236,12 @@ def start_time(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def kill_and_wait(pid: int, started: int, *, timeout: float) -> None:
+    """Kill a process that need not be a child, and wait until it is gone or `timeout` seconds are over."""
+    deadline = time.monotonic() + timeout
+    while is_alive(pid, started) and time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)

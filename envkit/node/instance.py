@@ -7,7 +7,6 @@ repaired by hand after a kill or a power cut.
 
 import contextlib
 import os
-import secrets
 
 from envkit.drivers import cgroup, process
 from envkit.drivers.files import is_locked, locked, make_directory, remove_tree, try_lock
@@ -25,7 +24,7 @@ def prepare(paths: Paths) -> None:
     make_directory(paths.runs, mode=0o700)
     make_directory(paths.run, mode=0o755)
     make_directory(paths.mnt, mode=0o755)
-    make_directory(paths.lxc, mode=0o700)
+    make_directory(paths.lxc, mode=0o755)  # LXC demands that the container's root can reach it
 
 
 class Holder(Record):
@@ -52,7 +51,7 @@ class Instance:
     def create(cls, paths: Paths) -> "Instance":
         """Make the directory of a new job and lock it."""
         with locked(paths.lock):  # the sweep looks only under this lock, so it never sees a directory without its lock
-            identity = secrets.token_hex(5)
+            identity = os.urandom(5).hex()
             directory = f"{paths.runs}/{identity}"
             os.mkdir(directory, 0o700)
             lock = try_lock(f"{directory}/lock")

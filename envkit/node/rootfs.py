@@ -26,9 +26,11 @@ class Rootfs:
         self._ids = ids
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def close(self) -> None:
-        """Let go of the directory, so that it can be unmounted."""
-        os.close(self._fd)
+    def __enter__(self) -> "Rootfs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)  # a directory that is held cannot be unmounted
 
     def _open(self, path: str, flags: int) -> int:
         for _ in range(_MAX_ATTEMPTS):
@@ -71,6 +73,19 @@ class Rootfs:
         finally:
             os.close(descriptor)
         return stat.S_ISREG(mode) and bool(mode & 0o111)
+
+    def interpreter(self, path: str) -> str | None:
+        """Return the interpreter that a script names after `#!`, or None where the file is no script."""
+        try:
+            descriptor = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            return None
+        try:
+            head = os.read(descriptor, 256)
+        finally:
+            os.close(descriptor)
+        words = head[2:].split(b"\n")[0].split() if head.startswith(b"#!") else []
+        return os.fsdecode(words[0]) if words else None
 
     def make_directory(self, path: str, *, uid: int = 0, gid: int = 0, mode: int = 0o755) -> int:
         """Return a descriptor of a directory; what is missing of the path is created with the given owner."""

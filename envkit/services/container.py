@@ -1,11 +1,7 @@
-"""Owns what jobs and sessions share on the way to a container: the mounted stack, the files that every container
-gets, its network, and what LXC said when it failed.
-"""
+"""Owns what jobs and sessions share on the way to a container: the mounted stack, the files that every container gets, its network, and what LXC said when it failed."""
 
 import os
-import secrets
 
-from envkit.drivers.files import read_bounded
 from envkit.drivers.lxc import Veth
 from envkit.drivers.process import SYSTEM_PATH
 from envkit.model.idmap import IdMap
@@ -14,8 +10,6 @@ from envkit.node.rootfs import Rootfs
 from envkit.node.stack import StackSpec, mount_stack
 from envkit.overlay.options import overlay_options
 from envkit.services.context import Context
-
-_MAX_LOG = 1 << 20
 
 
 class Network(Record):
@@ -58,7 +52,7 @@ def network_for(context: Context, kind: str, directory: str) -> Network:
 
 def container_files(rootfs: Rootfs, *, hostname: str, network: Network) -> None:
     """Write the files that describe this container, not the environment; saving leaves them out."""
-    rootfs.replace_file("/etc/machine-id", secrets.token_hex(16).encode() + b"\n", mode=0o444)
+    rootfs.replace_file("/etc/machine-id", os.urandom(16).hex().encode() + b"\n", mode=0o444)
     rootfs.replace_file("/etc/hostname", hostname.encode() + b"\n")
     hosts = f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"
     rootfs.replace_file("/etc/hosts", hosts.encode())
@@ -77,11 +71,3 @@ def base_variables(*, user: str, home: str) -> dict[str, str]:
 def on_terminal() -> bool:
     """Tell whether a command gets a terminal: all three standard descriptors are one."""
     return all(os.isatty(descriptor) for descriptor in range(3))
-
-
-def log_tail(path: str, *, lines: int = 6) -> str | None:
-    """Return the last lines of LXC's log without its prefixes, or None where it wrote none."""
-    text = (read_bounded(path, _MAX_LOG) or b"").decode("utf-8", "replace").strip()
-    if not text:
-        return None
-    return "\n".join(line.partition("ERROR")[2].strip() or line for line in text.splitlines()[-lines:])

@@ -25,7 +25,6 @@ from envkit.node.stack import unmount_stack
 from envkit.services.container import (
     base_variables,
     container_files,
-    log_tail,
     network_for,
     on_terminal,
     open_stack,
@@ -139,9 +138,8 @@ def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: 
     signals.ended()
     if signals.timed_out:
         return EXIT_TIMEOUT
-    problems = log_tail(files.log) if code else None
-    if problems and not signals.received:
-        raise RunFailed("the container did not start", details=problems)
+    if code and not signals.received and lxc.has_errors(files):
+        raise RunFailed("the container did not start, for the reason that LXC gave above")
     return code
 
 

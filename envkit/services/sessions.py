@@ -2,7 +2,6 @@
 
 import os
 import platform
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from envkit.node import session as sessions
 from envkit.node.instance import clean_container, container_name, prepare, sweep
 from envkit.node.rootfs import Rootfs
 from envkit.overlay.scan import changed
-from envkit.services.container import base_variables, container_files, log_tail, network_for, open_stack
+from envkit.services.container import base_variables, container_files, network_for, open_stack
 from envkit.services.context import Context, require_root
 from envkit.services.layers import layer_images
 from envkit.services.save import has_unsaved_changes
@@ -69,7 +68,7 @@ def create(context: Context, name: str, *, base: str | None, origin: str | None,
         )
     session = Session(
         env=env,
-        identity=secrets.token_hex(5),
+        identity=os.urandom(5).hex(),
         base=str(parent) if parent.kind is VersionKind.BASE else parent.base or "",
         parent=str(parent),
         layers=parent.layers,
@@ -147,12 +146,7 @@ def _running(context: Context, name: str) -> Session:
 
 def _attach(context: Context, session: Session, command: Sequence[str]) -> int:
     argv = attach_argv(context, session, command)
-    log = f"{context.paths.session(session.env)}/attach.log"
-    pid = process.spawn(argv[0], argv, env=lxc.environment())
-    code = process.wait_ignoring_interrupts(pid)
-    problems = log_tail(log) if code else None
-    del problems
-    return code
+    return process.wait_ignoring_interrupts(process.spawn(argv[0], argv, env=lxc.environment()))
 
 
 def attach_argv(context: Context, session: Session, command: Sequence[str]) -> list[str]:
