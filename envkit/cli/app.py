@@ -3,6 +3,7 @@
 import click
 
 from envkit.cli.console import Console
+from envkit.cli.progress import progress
 from envkit.config.model import Config
 from envkit.services.context import Context
 
@@ -11,7 +12,7 @@ class App:
     """The composition root: built once a command line, passed to every command."""
 
     def __init__(self, config: Config) -> None:
-        self.context = Context(config)
+        self.context = Context(config, progress())
         self.console = Console()
 
 

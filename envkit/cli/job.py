@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
+from envkit.cli.progress import progress
 from envkit.config.model import NETWORKS, Config
 from envkit.errors import EXIT_RUN_FAILED, EXIT_TIMEOUT, EnvkitError, InvalidInput
 from envkit.model.job import Job, Volume, parse_size, parse_variable
@@ -68,7 +69,7 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
     from envkit.services.run import run
 
     try:
-        return run(Context(config), job_from(values, command))
+        return run(Context(config, progress()), job_from(values, command))
     except EnvkitError as error:
         if error.exit_code < EXIT_TIMEOUT:
             error.exit_code = EXIT_RUN_FAILED

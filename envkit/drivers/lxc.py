@@ -28,9 +28,13 @@ MAX_PIDS = 32_768
 
 
 class Veth(Record):
-    """A container's network interface: bridge, address with prefix length, gateway, MTU."""
+    """A container's network interface: bridge, the host end's name, the container end's MAC, address with prefix
+    length, gateway, MTU.
+    """
 
     bridge: str
+    pair: str
+    hardware_address: str
     address: str
     gateway: str
     mtu: int
@@ -158,6 +162,8 @@ def _network_lines(network: "Veth | str") -> list[str]:
             f"lxc.net.0.link = {network.bridge}",
             "lxc.net.0.flags = up",
             "lxc.net.0.name = eth0",
+            f"lxc.net.0.veth.pair = {network.pair}",
+            f"lxc.net.0.hwaddr = {network.hardware_address}",
             f"lxc.net.0.mtu = {network.mtu}",
             f"lxc.net.0.ipv4.address = {network.address}",
             f"lxc.net.0.ipv4.gateway = {network.gateway}",
@@ -237,16 +243,6 @@ def wait_until_running(name: str, *, lxc_path: str, timeout: float, alive: Calla
             return False
         time.sleep(0.02)
     return False
-
-
-def freeze(name: str, *, lxc_path: str) -> None:
-    """Stop every process of a container where it is."""
-    run(["lxc-freeze", "-n", name, "-P", lxc_path], env=environment(), timeout=60)
-
-
-def unfreeze(name: str, *, lxc_path: str) -> None:
-    """Let a container's processes go on; no error if they already do."""
-    run(["lxc-unfreeze", "-n", name, "-P", lxc_path], env=environment(), timeout=60)
 
 
 def stop(name: str, *, lxc_path: str) -> None:

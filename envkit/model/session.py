@@ -21,7 +21,8 @@ class Saved(Record):
 class Session(Record):
     """A session on environment `env`, opened on the version `parent`, whose layers lie below its upper directory.
 
-    `identity` names its container; `base` is the base at the bottom; `saved` is None until the first save.
+    `identity` names its container; `base` is the base at the bottom; `known` is the highest version number that the
+    environment had when the session was opened; `saved` is None until the first save.
     """
 
     env: EnvName
@@ -30,9 +31,15 @@ class Session(Record):
     parent: str
     layers: tuple[LayerRef, ...]
     arch: str
+    known: int
     description: str = ""
     created: str = ""
     saved: Saved | None = None
+
+    @property
+    def next_version(self) -> int:
+        """The number that the next save takes, if nobody else saved to this environment."""
+        return 1 + (self.known if self.saved is None else self.saved.number)
 
 
 def session_to_json(session: Session) -> bytes:
@@ -46,6 +53,7 @@ def session_to_json(session: Session) -> bytes:
         "parent": session.parent,
         "layers": [[layer.tree, layer.entries, layer.size, layer.stored] for layer in session.layers],
         "arch": session.arch,
+        "known": session.known,
         "description": session.description,
         "created": session.created,
         "saved": None if session.saved is None else [session.saved.number, session.saved.fingerprint],
@@ -76,6 +84,7 @@ def session_from_json(data: bytes, *, where: str) -> Session:
             parent=document["parent"],
             layers=layers,
             arch=document["arch"],
+            known=document["known"],
             description=document["description"],
             created=document["created"],
             saved=None if saved is None else Saved(number=saved[0], fingerprint=saved[1]),

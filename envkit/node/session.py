@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from envkit.drivers import lxc, process
+from envkit.drivers import cgroup, lxc, process
 from envkit.drivers.files import io_error, locked, make_directory, read_bounded, remove_tree, write_atomic
 from envkit.drivers.lxc import Files
 from envkit.errors import Conflict, EnvkitError, NotFound
@@ -136,7 +136,7 @@ def stop_session(paths: Paths, session: Session) -> None:
     """End a session's container, if it runs, and remove what a dead one leaves behind."""
     name = container_name(session.identity)
     if is_running(paths, session):
-        lxc.unfreeze(name, lxc_path=paths.lxc)
+        cgroup.thaw(name)
         lxc.stop(name, lxc_path=paths.lxc)
     holder = read_holder(paths.session(session.env))
     if holder is not None and holder.alive:

@@ -1,7 +1,8 @@
-"""Owns what jobs and sessions share on the way to a container: the mounted stack, the files that every container gets, its network, and what LXC said when it failed."""
+"""Owns what jobs and sessions share on the way to a container: stack, files that every container gets, network."""
 
 import os
 
+from envkit.drivers.files import read_bounded
 from envkit.drivers.lxc import Veth
 from envkit.drivers.process import SYSTEM_PATH
 from envkit.model.idmap import IdMap
@@ -10,6 +11,8 @@ from envkit.node.rootfs import Rootfs
 from envkit.node.stack import StackSpec, mount_stack
 from envkit.overlay.options import overlay_options
 from envkit.services.context import Context
+
+_MAX_RESOLV_CONF = 64 * 1024
 
 
 class Network(Record):
@@ -38,16 +41,29 @@ def open_stack(
     return mount_stack(context.paths, spec, through_loop=context.config.loop)
 
 
-def network_for(context: Context, kind: str, directory: str) -> Network:
-    """Prepare a container's network; `directory` is the instance's, which a leased address is bound to."""
+def network_for(context: Context, kind: str) -> Network:
+    """Prepare a container's network: "none", "nat" or "host"."""
     if kind == "none":
         return Network(interface="none", resolv_conf=None)
-    from envkit.drivers import network  # late: pyroute2 costs more than the whole rest of a warm run
+    from envkit.drivers import resolver
 
-    resolv_conf = network.resolv_conf(for_host=kind == "host")
     if kind == "host":
-        return Network(interface="host", resolv_conf=resolv_conf)
-    return Network(interface=network.lease(context.paths.run, directory), resolv_conf=resolv_conf)
+        return Network(interface="host", resolv_conf=read_bounded("/etc/resolv.conf", _MAX_RESOLV_CONF))
+    # Late: pyroute2 costs more than the whole rest of a warm run.
+    from envkit.drivers.addresses import allocate_address
+    from envkit.drivers.network import ensure_nat
+
+    directory = "/run/envkit/network"  # one for the machine, whatever the root: there is one bridge
+    lease = allocate_address(ensure_nat(directory), directory)
+    interface = Veth(
+        bridge=lease.bridge,
+        pair=lease.veth,
+        hardware_address=lease.hardware_address,
+        address=lease.address,
+        gateway=lease.gateway,
+        mtu=lease.mtu,
+    )
+    return Network(interface=interface, resolv_conf=resolver.resolv_conf())
 
 
 def container_files(rootfs: Rootfs, *, hostname: str, network: Network) -> None:

@@ -6,6 +6,7 @@ from envkit.config.model import Config
 from envkit.errors import Unavailable
 from envkit.model.ids import EnvRef, check_owner
 from envkit.model.paths import Paths
+from envkit.model.progress import Progress
 from envkit.node.account import invoking_user
 
 TYPE_CHECKING = False
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 class Context:
     """One invocation of envkit; opens the store when it is first asked for."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, progress: Progress | None = None) -> None:
         self.config = config
+        self.progress = progress or Progress()
         self.paths = Paths.at(config.root)
         self._store: Store | None = None
 
@@ -27,7 +29,11 @@ class Context:
         if self._store is None:
             from envkit.store.open import open_store
 
-            self._store = open_store(self.config.store or self.paths.store)
+            # Only the default store is made where there is none: a mistyped --store must not become an empty store.
+            if self.config.store:
+                self._store = open_store(self.config.store)
+            else:
+                self._store = open_store(self.paths.store, create=os.geteuid() == 0)
         return self._store
 
     @property

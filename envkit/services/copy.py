@@ -62,6 +62,11 @@ def copy(context: Context, sources: Sequence[str], destination: str) -> None:
         raise InvalidInput("exactly one side must be in a session, as NAME:PATH")
 
 
+def copy_in(context: Context, name: str, source: str, target: str) -> None:
+    """Copy one file or directory of the host to a path in a session."""
+    _copy_in(context, [source], (name, target))
+
+
 def _remote(text: str) -> tuple[str, str] | None:
     match = _REMOTE.fullmatch(text)
     return (match[1], match[2] or ".") if match else None

@@ -17,7 +17,7 @@ _LOW_SPACE = 5 * 10**9
 _PROGRAMS = {
     "lxc-execute": ("lxc", "runs containers"),
     "lxc-attach": ("lxc", "enters sessions"),
-    "lxc-freeze": ("lxc", "holds a session still while it is saved"),
+    "lxc-info": ("lxc", "tells whether a session runs"),
     "tar": ("tar", "copies files and imports bases"),
 }
 _OPTIONAL_PROGRAMS = {

@@ -97,7 +97,7 @@ def _run_instance(
     with contextlib.ExitStack() as cleanup:
         root = open_stack(context, images, instance.directory, ids, session=False)
         cleanup.callback(unmount_stack, context.paths)
-        network = network_for(context, job.net or context.config.net, instance.directory)
+        network = network_for(context, job.net or context.config.net)
         with Rootfs(root, ids) as rootfs:
             rootfs.mount_tmpfs("/run")
             container_files(rootfs, hostname=version.env.name, network=network)

@@ -2,11 +2,10 @@
 
 import os
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envkit.drivers import lxc, process
+from envkit.drivers import cgroup, hostconfig, lxc, process
 from envkit.drivers.mount import enter_private_namespace
 from envkit.drivers.subids import container_range
 from envkit.errors import Conflict, InvalidInput
@@ -17,16 +16,17 @@ from envkit.model.version import VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import clean_container, container_name, prepare, sweep
 from envkit.node.rootfs import Rootfs
-from envkit.overlay.scan import changed
+from envkit.overlay.changes import changed
 from envkit.services.container import base_variables, container_files, network_for, open_stack
 from envkit.services.context import Context, require_root
+from envkit.services.environments import now
 from envkit.services.layers import layer_images
 from envkit.services.save import has_unsaved_changes
 from envkit.store import versions
 
 _SHELL = 'cd "$HOME"; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi'
 _COMMAND = 'cd "$0" && exec "$@"'
-INJECTED = (b"etc/machine-id", b"etc/hostname", b"etc/hosts", b"etc/resolv.conf")
+INJECTED = ("etc/machine-id", "etc/hostname", "etc/hosts", "etc/resolv.conf")
 """What every start writes into a session's root; not a change that the user made."""
 
 
@@ -38,6 +38,7 @@ class Status:
     running: bool
     files: int
     bytes: int
+    unsaved: bool
 
 
 def create(context: Context, name: str, *, base: str | None, origin: str | None, description: str = "") -> Session:
@@ -61,7 +62,7 @@ def create(context: Context, name: str, *, base: str | None, origin: str | None,
         parent = versions.resolve(context.store, EnvRef.parse(base, owner=BASE_OWNER))
     else:
         parent = versions.resolve(context.store, context.ref(origin or ""))
-    if parent.env != env and versions.numbers(context.store, env):
+    if parent.env != env and versions.latest(context.store, env) is not None:
         raise Conflict(
             f"the environment {env} exists",
             resolution=f"choose another name, or go on with it: envkit create {env.name} --from {env.name}",
@@ -73,8 +74,9 @@ def create(context: Context, name: str, *, base: str | None, origin: str | None,
         parent=str(parent),
         layers=parent.layers,
         arch=parent.arch or platform.machine(),
+        known=versions.next_number(context.store, env) - 1,
         description=description,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created=now(),
     )
     sessions.create_session(context.paths, session)
     try:
@@ -94,20 +96,20 @@ def start(context: Context, session: Session) -> None:
     with sessions.session_lock(paths, session.env):
         name = container_name(session.identity)
         if sessions.is_running(paths, session):
-            lxc.unfreeze(name, lxc_path=paths.lxc)  # a save that was killed may have left it frozen
+            cgroup.thaw(name)  # a save that was killed may have left it frozen
             return
         clean_container(name)
-        images = layer_images(context, session)
+        images = layer_images(context, session.layers)
         directory = paths.session(session.env)
         ids = shifted(container_range())
         enter_private_namespace()
         root = open_stack(context, images, directory, ids, session=True)
-        network = network_for(context, "nat", directory)
+        network = network_for(context, "nat")
         with Rootfs(root, ids) as rootfs:
             rootfs.mount_tmpfs("/run")
             container_files(rootfs, hostname=session.env.name, network=network)
-            for file, content in host_settings().files.items():
-                rootfs.replace_file(f"/run/envkit/{file}", content)
+            for file, content in borrowed().files.items():
+                rootfs.replace_file(f"{hostconfig.DIRECTORY}/{file}", content)
         config = lxc.ContainerConfig(
             name=name,
             hostname=session.env.name,
@@ -120,11 +122,9 @@ def start(context: Context, session: Session) -> None:
         sessions.start_monitor(paths, session, lxc.write_config(config, directory))
 
 
-def host_settings() -> "HostSettings":
+def borrowed() -> hostconfig.Borrowed:
     """Return what sessions borrow from their host: certificates, package settings, proxies."""
-    from envkit.drivers.hostconfig import host_settings as read
-
-    return read()
+    return hostconfig.borrow(os.environ, home=os.path.expanduser("~"))
 
 
 def shell(context: Context, name: str) -> int:
@@ -151,7 +151,7 @@ def _attach(context: Context, session: Session, command: Sequence[str]) -> int:
 
 def attach_argv(context: Context, session: Session, command: Sequence[str]) -> list[str]:
     """Return the argv that runs a command as root in a running session."""
-    variables = base_variables(user="root", home="/root") | host_settings().variables
+    variables = base_variables(user="root", home="/root") | dict(borrowed().variables)
     return lxc.attach_argv(
         container_name(session.identity),
         lxc_path=context.paths.lxc,
@@ -171,10 +171,42 @@ def status(context: Context, name: str | None) -> list[Status]:
     result = []
     for session in found:
         upper = f"{context.paths.session(session.env)}/upper"
-        files, size = changed(upper, ignore=INJECTED) if os.path.isdir(upper) else (0, 0)
-        running = sessions.is_running(context.paths, session)
-        result.append(Status(session=session, running=running, files=files, bytes=size))
+        files, size = changed(upper) if os.path.isdir(upper) else (0, 0)
+        injected = [path for name in INJECTED if os.path.lexists(path := f"{upper}/{name}")]
+        state = Status(
+            session=session,
+            running=sessions.is_running(context.paths, session),
+            files=files - len(injected),
+            bytes=size - sum(os.lstat(path).st_size for path in injected),
+            unsaved=has_unsaved_changes(context, session),
+        )
+        result.append(state)
     return result
+
+
+def status_json(state: Status) -> dict[str, object]:
+    """Return a status for `--json`."""
+    session = state.session
+    return {
+        "session": str(session.env),
+        "running": state.running,
+        "on": session.parent,
+        "description": session.description,
+        "created": session.created,
+        "files": state.files,
+        "bytes": state.bytes,
+        "saved": None if session.saved is None else session.saved.number,
+        "unsaved": state.unsaved,
+    }
+
+
+def run_script(context: Context, name: str, path: str) -> int:
+    """Run a script of the host in a session, with its first line's interpreter; return its exit code."""
+    from envkit.services.copy import copy_in
+
+    inside = f"/run/envkit/{os.path.basename(path)}"
+    copy_in(context, name, path, inside)
+    return execute(context, name, ["/bin/sh", "-c", 'chmod +x "$1" && exec "$1"', "sh", inside])
 
 
 def close(context: Context, name: str, *, discard: bool) -> EnvName:
@@ -193,8 +225,3 @@ def close(context: Context, name: str, *, discard: bool) -> EnvName:
         sessions.stop_session(context.paths, session)
         sessions.remove_session(context.paths, session)
     return session.env
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from envkit.drivers.hostconfig import HostSettings

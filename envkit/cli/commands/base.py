@@ -19,7 +19,7 @@ def command() -> None:
 @pass_app
 def build(app: App, /, *, recipe: str, name: str | None) -> None:
     """Build a base from a recipe, with the package mirrors of this machine."""
-    version = bases.build(app.context, recipe, name=name, progress=app.console.progress(), say=app.console.say)
+    version = bases.build(app.context, recipe, name=name, say=app.console.say)
     app.console.data(str(version))
 
 
@@ -30,7 +30,7 @@ def build(app: App, /, *, recipe: str, name: str | None) -> None:
 @pass_app
 def import_(app: App, /, *, name: str, source: str, description: str) -> None:
     """Import a base from a directory that holds a root file system, or from a tar archive of one."""
-    version = bases.import_base(app.context, name, source, message=description, progress=app.console.progress())
+    version = bases.import_base(app.context, name, source, message=description)
     app.console.data(str(version))
 
 

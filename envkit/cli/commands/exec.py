@@ -8,7 +8,6 @@ from envkit.services import sessions
 
 @click.command(
     "exec",
-    context_settings={"allow_interspersed_args": False},
     epilog="Example: envkit exec sci -- pip install numpy",
 )
 @click.argument("name")

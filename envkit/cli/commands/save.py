@@ -33,7 +33,7 @@ def command(
     itself is not changed. The version can be run on any machine that reads the store.
     """
     if plan:
-        draft = saving.plan(app.context, name, allow=allow, progress=app.console.progress())
+        draft = saving.plan(app.context, name, allow=allow)
         if as_json:
             app.console.json(saving.plan_json(draft))
             return
@@ -41,7 +41,7 @@ def command(
         app.console.table(("RULE", "ACTION", "PATH"), rows)
         app.console.say(f"would store {draft.entries} entries, {human_bytes(draft.bytes)} of files")
         return
-    saved = saving.save(app.context, name, message=message, allow=allow, progress=app.console.progress())
+    saved = saving.save(app.context, name, message=message, allow=allow)
     if as_json:
         app.console.json(saving.saved_json(saved))
     elif saved.unchanged:

@@ -1,0 +1,309 @@
+"""Owns the use case `save`: freeze, scan, sanitize, store, publish, thaw; and what a session has unsaved.
+
+The session itself is never changed. Its changes are always stored as one layer on what it was opened on, so saving
+twice gives two versions, each with all changes so far, and the store keeps what they share once.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from envkit.drivers import cgroup, libc
+from envkit.drivers.files import io_error
+from envkit.drivers.subids import container_range
+from envkit.errors import EnvkitError
+from envkit.model.idmap import shifted
+from envkit.model.ids import EnvRef
+from envkit.model.merge import merge
+from envkit.model.session import Saved, Session
+from envkit.model.tree import Entry, Kind
+from envkit.model.version import Finding, Report, Version, VersionKind
+from envkit.node import session as sessions
+from envkit.node.instance import container_name
+from envkit.overlay.errors import ChangedMeanwhile
+from envkit.overlay.scan import Scan, scan_upper
+from envkit.sanitize import Allow, apply_plan, make_plan, report
+from envkit.services.context import Context, require_root
+from envkit.services.environments import now
+from envkit.services.layers import layer_tree
+from envkit.services.storing import store_layer
+from envkit.store import versions
+
+_PASSWD = b"etc/passwd"
+_MAX_PASSWD = 4 << 20
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a save would store: findings of sanitizing, number of entries, bytes of files."""
+
+    findings: tuple[Finding, ...]
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """What a save did; `unchanged` where nothing had changed and no version was made. Sizes in bytes."""
+
+    version: Version
+    unchanged: bool
+    entries: int
+    size: int
+    stored: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Cleaned:
+    """A scanned upper after sanitizing; `contents` replaces what is on disk."""
+
+    entries: list[Entry]
+    contents: dict[bytes, bytes]
+    report: Report
+    notes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries if entry.kind is Kind.FILE)
+
+
+def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()) -> SaveResult:
+    """Store a session's changes as the next version of its environment.
+
+    :raises Conflict: somebody else saved a version meanwhile; the session keeps everything.
+    :raises EntryRefused: the session holds something that cannot be saved; says what and where.
+    """
+    waivers = [Allow.parse(text) for text in allow]
+    session = _load(context, name)
+    with sessions.session_lock(context.paths, session.env):
+        session = sessions.load_session(context.paths, session.env)
+        with frozen(context, session), _scan(context, session) as scan:
+            cleaned = _clean(context, session, scan, waivers)
+            fingerprint = _fingerprint(cleaned)
+            if session.saved is not None and session.saved.fingerprint == fingerprint:
+                version = versions.load(context.store, session.env, session.saved.number)
+                return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
+            layer = store_layer(context, cleaned.entries, _reader(scan, cleaned))
+        draft = Version(
+            env=session.env,
+            number=session.next_version,
+            kind=VersionKind.ENVIRONMENT,
+            layers=(*session.layers, layer),
+            base=session.base,
+            parent=session.parent,
+            message=message or session.description,
+            author=context.owner,
+            created=now(),
+            arch=session.arch,
+            report=cleaned.report,
+        )
+        version = versions.publish(context.store, draft, expected=session.next_version)
+        saved = Saved(number=version.number, fingerprint=fingerprint)
+        sessions.update_session(context.paths, session.replace(saved=saved))
+    return SaveResult(
+        version=version,
+        unchanged=False,
+        entries=layer.entries,
+        size=layer.size,
+        stored=layer.stored,
+        notes=cleaned.notes,
+    )
+
+
+def plan(context: Context, name: str, *, allow: Sequence[str] = ()) -> Draft:
+    """Return what a save would store and leave out, without storing anything."""
+    waivers = [Allow.parse(text) for text in allow]
+    session = _load(context, name)
+    with (
+        sessions.session_lock(context.paths, session.env),
+        frozen(context, session),
+        _scan(context, session) as scan,
+    ):
+        cleaned = _clean(context, session, scan, waivers)
+    return Draft(findings=cleaned.report.findings, entries=len(cleaned.entries), bytes=cleaned.size)
+
+
+def has_unsaved_changes(context: Context, session: Session) -> bool:
+    """Tell whether a save would store something that the last one did not."""
+    if not os.path.isdir(_upper(context, session)):
+        return False
+    try:
+        with _scan(context, session) as scan:
+            cleaned = _clean(context, session, scan, [])
+    except ChangedMeanwhile:  # something is being written right now
+        return True
+    if session.saved is None:
+        own = [entry for entry in cleaned.entries if entry.path not in cleaned.contents]
+        return len(_without_untouched(own, _lower(context, session))) > 1
+    return session.saved.fingerprint != _fingerprint(cleaned)
+
+
+@contextlib.contextmanager
+def frozen(context: Context, session: Session) -> Iterator[None]:
+    """Hold a session's processes still, with everything that they wrote on disk.
+
+    After a kill in here the container stays frozen until the next command on the session, which thaws it.
+    """
+    running = sessions.is_running(context.paths, session)
+    name = container_name(session.identity)
+    if running:
+        cgroup.freeze(name)
+    try:
+        _sync(_upper(context, session))
+        yield
+    finally:
+        if running:
+            cgroup.thaw(name)
+
+
+def _load(context: Context, name: str) -> Session:
+    require_root("saving a session")
+    return sessions.load_session(context.paths, EnvRef.parse(name, owner=context.owner).env)
+
+
+def _upper(context: Context, session: Session) -> str:
+    return f"{context.paths.session(session.env)}/upper"
+
+
+def _sync(directory: str) -> None:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            libc.syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise io_error(f"write {directory} to its disk", error) from error
+
+
+def _scan(context: Context, session: Session) -> Scan:
+    upper = _upper(context, session)
+    if not os.path.isdir(upper):
+        raise EnvkitError(f"the session on {session.env} never ran", resolution=f"envkit shell {session.env.name}")
+    found = 0
+    with context.progress.step("scanning", unit="files") as step:
+
+        def advance(count: int) -> None:
+            nonlocal found
+            step.advance(count - found)
+            found = count
+
+        return scan_upper(upper, shifted(container_range()), advance)
+
+
+def _lower(context: Context, session: Session) -> dict[bytes, Entry]:
+    """Return what the session's upper lies on, merged."""
+    return merge(layer_tree(context, layer.tree).entries for layer in session.layers)
+
+
+def _clean(context: Context, session: Session, scan: Scan, waivers: Sequence[Allow]) -> _Cleaned:
+    lower = _lower(context, session)
+    by_path = {entry.path: entry for entry in scan.entries}
+    plan = make_plan(
+        scan.entries,
+        lower=lower.get,
+        passwd=_passwd(context, scan, by_path, session),
+        read=lambda path: _whole(scan, by_path[path]),
+        allow=waivers,
+    )
+    cleaned = apply_plan(scan.entries, plan)
+    made = report(plan)
+    entries = _without_untouched(cleaned.entries, lower)
+    notes = [f"--allow {allow} matched nothing" for allow in plan.unused_allows]
+    return _Cleaned(
+        entries=entries,
+        contents=cleaned.contents,
+        report=Report(ruleset=made.ruleset, findings=(*made.findings, *scan.findings)),
+        notes=tuple(notes),
+    )
+
+
+def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:
+    """Drop directories that are in the upper only because something below them was: they say nothing.
+
+    Their time does not count: writing and then leaving out a file has moved it.
+    """
+    needed: set[bytes] = set()
+    kept: list[Entry] = []
+    for entry in reversed(entries):
+        before = lower.get(entry.path)
+        untouched = (
+            entry.kind is Kind.DIRECTORY
+            and entry.path != b""
+            and entry.path not in needed
+            and before is not None
+            and msgspec.structs.replace(entry, mtime_ns=before.mtime_ns) == before
+        )
+        if not untouched:
+            kept.append(entry)
+            if entry.path:
+                needed.add(entry.parent)
+    return kept[::-1]
+
+
+def _passwd(context: Context, scan: Scan, upper: dict[bytes, Entry], session: Session) -> bytes:
+    """Return the environment's passwd file: the upper's, or that of the topmost layer that has one."""
+    entry = upper.get(_PASSWD)
+    if entry is not None:
+        return _whole(scan, entry) if entry.kind is Kind.FILE and entry.size <= _MAX_PASSWD else b""
+    from envkit.services.contents import read_file
+
+    for layer in reversed(session.layers):
+        tree = layer_tree(context, layer.tree)
+        for entry in tree.entries:
+            if entry.path == _PASSWD:
+                return read_file(context, tree, entry) if entry.size <= _MAX_PASSWD else b""
+    return b""
+
+
+def _whole(scan: Scan, entry: Entry) -> bytes:
+    data = bytearray(entry.size)
+    for start, piece in scan.open(entry):
+        data[start : start + len(piece)] = piece
+    return bytes(data)
+
+
+def _reader(scan: Scan, cleaned: _Cleaned) -> Callable[[Entry], Iterator[tuple[int, bytes]]]:
+    def read(entry: Entry) -> Iterator[tuple[int, bytes]]:
+        replaced = cleaned.contents.get(entry.path)
+        return iter([(0, replaced)]) if replaced is not None else scan.open(entry)
+
+    return read
+
+
+def _fingerprint(cleaned: _Cleaned) -> str:
+    """Return a digest of what a save would store, without reading file contents: their sizes and times stand in.
+
+    Times of directories are left out: every start of the container moves that of /etc.
+    """
+    digest = hashlib.sha256()
+    encoder = msgspec.msgpack.Encoder()
+    for entry in cleaned.entries:
+        timeless = msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is Kind.DIRECTORY else entry
+        digest.update(encoder.encode(timeless))
+    for path in sorted(cleaned.contents):
+        digest.update(cleaned.contents[path])
+    return digest.hexdigest()
+
+
+def plan_json(draft: Draft) -> dict[str, object]:
+    """Return a plan for `--json`."""
+    findings = [{"rule": f.rule, "action": f.action, "path": f.path} for f in draft.findings]
+    return {"findings": findings, "entries": draft.entries, "bytes": draft.bytes}
+
+
+def saved_json(result: SaveResult) -> dict[str, object]:
+    """Return the result of a save for `--json`."""
+    return {
+        "version": str(result.version),
+        "unchanged": result.unchanged,
+        "entries": result.entries,
+        "size": result.size,
+        "stored": result.stored,
+        "notes": list(result.notes),
+    }
