@@ -58,17 +58,17 @@ def container_range() -> int:
     return first
 
 
-def grant_range() -> int:
-    """Give root a range of ids if it has none; return its first id."""
+def grant_range() -> tuple[int, bool]:
+    """Give root a range of ids if it has none; return its first id, and whether it is new."""
     texts = [_read(path) for path in FILES]
     first = root_range(*texts)
     if first is not None:
-        return first
+        return first, False
     first = free_range(*texts)
     for path, text in zip(FILES, texts, strict=True):
         separator = "" if not text or text.endswith("\n") else "\n"
         write_atomic(path, f"{text}{separator}root:{first}:{CONTAINER_IDS}\n".encode(), mode=0o644)
-    return first
+    return first, True
 
 
 def _read(path: str) -> str:
