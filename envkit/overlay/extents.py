@@ -1,0 +1,73 @@
+"""Owns reading a scanned file's contents: the extents that hold data, in bounded blocks, and proof that it did not
+change since the scan. What becomes of the bytes is left to `content`.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from envkit.model.tree import display_path
+from envkit.overlay.errors import ChangedMeanwhile
+from envkit.overlay.walk import open_file, read_error
+
+BLOCK = 1024 * 1024
+
+
+class Identity(NamedTuple):
+    """What a file was when it was scanned; ctime cannot be set back by those who write to the file."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Return the identity of a file."""
+    return Identity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def read_extents(root: int, path: bytes, expected: Identity) -> Iterator[tuple[int, bytes]]:
+    """Yield (start, bytes) of a file's data, in order, at most `BLOCK` bytes each; what is between them is holes.
+
+    :param root: descriptor of the scanned directory.
+    :param path: from there.
+    :raises ChangedMeanwhile: the file is not what was scanned, or was written to while it was read.
+    :raises MountInside: something was mounted over it.
+    :raises ScanFailed: the file system gave an error.
+    """
+    fd = open_file(root, path)
+    try:
+        _compare(fd, path, expected)
+        yield from _extents(fd, path, expected.size)
+        _compare(fd, path, expected)
+    except OSError as error:
+        raise read_error(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def _compare(fd: int, path: bytes, expected: Identity) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or identity(status) != expected:
+        raise ChangedMeanwhile(display_path(path))
+
+
+def _extents(fd: int, path: bytes, size: int) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position < size:
+        try:
+            position = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = min(os.lseek(fd, position, os.SEEK_HOLE), size)
+        while position < end:
+            data = os.pread(fd, min(BLOCK, end - position), position)
+            if not data:
+                raise ChangedMeanwhile(display_path(path))
+            yield position, data
+            position += len(data)
