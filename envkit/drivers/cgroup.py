@@ -30,6 +30,18 @@ def _subdirectories(path: str) -> list[str]:
         return []
 
 
+def members(name: str) -> list[int]:
+    """Return the host pids of a container's processes, as far as they are in its own control group."""
+    for group in container_groups(name):
+        if "lxc.payload." in group:
+            try:
+                with open(f"{group}/cgroup.procs", encoding="ascii") as file:
+                    return [int(line) for line in file]
+            except OSError:  # it is just being removed
+                return []
+    return []
+
+
 def remove_container_groups(name: str, *, patience: float = 5.0) -> list[str]:
     """Kill what still runs in a dead container's groups, and remove them; return those that stayed.
 

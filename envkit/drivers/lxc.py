@@ -83,7 +83,8 @@ def write_config(config: ContainerConfig, directory: str) -> Files:
     filter_path = f"{directory}/seccomp"
     text = config_text(config, filter_path=filter_path, unified=cgroup.is_unified(), apparmor=apparmor_enabled())
     for path, content in ((files.config, text), (filter_path, seccomp.profile())):
-        with open(path, "w", encoding="utf-8") as file:  # no fsync: worthless after a reboot
+        # surrogateescape: values of variables may be any bytes. No fsync: worthless after a reboot.
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(content)
     return files
 
@@ -105,7 +106,8 @@ def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, app
         f"lxc.rootfs.path = dir:{_checked('root', config.rootfs)}",
         *(f"lxc.idmap = u {r.inside} {r.outside} {r.count}" for r in config.ids.uids),
         *(f"lxc.idmap = g {r.inside} {r.outside} {r.count}" for r in config.ids.gids),
-        "lxc.mount.auto = proc:mixed sys:ro cgroup:ro",
+        # A sysfs belongs to a network namespace: on the host's network the caller binds the host's, read-only.
+        f"lxc.mount.auto = proc:mixed {'' if config.network == 'host' else 'sys:ro '}cgroup:ro",
         "lxc.autodev = 1",
         "lxc.mount.entry = tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,create=dir 0 0",
         *(f"lxc.mount.entry = /dev/null {path} none bind,ro,optional 0 0" for path in _MASKED),
@@ -223,6 +225,24 @@ def attach_argv(name: str, *, lxc_path: str, variables: dict[str, str], log: str
     for key, value in variables.items():
         argv += ["-v", f"{key}={value}"]
     return [*argv, "--", *command]
+
+
+def command_pid(name: str) -> int | None:
+    """Return the host pid of the command that `execute_argv` runs, or None while there is none.
+
+    It is the first child of LXC's small init. Signals must go there directly: that init turns SIGHUP into SIGTERM,
+    gives SIGTERM to every process of the container and kills them all a second later.
+    """
+    parents: dict[int, int] = {}
+    inside: dict[int, int] = {}
+    for pid in cgroup.members(name):
+        status = (read_bounded(f"/proc/{pid}/status", 64 * 1024) or b"").decode("ascii", "replace")
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        if "NSpid" in fields:
+            parents[pid] = int(fields["PPid"])
+            inside[pid] = int(fields["NSpid"].split()[-1])
+    init = next((pid for pid, number in inside.items() if number == 1), None)
+    return min((pid for pid, parent in parents.items() if parent == init), key=inside.__getitem__, default=None)
 
 
 def init_pid(name: str, *, lxc_path: str) -> int | None:

@@ -84,16 +84,17 @@ def mount_overlay(target: str, options: str, *, directory: str, nosuid: bool) ->
         os.close(here)
 
 
-def bind_clone(source: str, *, read_only: bool) -> int:
-    """Return a detached copy of `source` and all that is mounted below it, nosuid and nodev.
+def bind_clone(source: str, *, read_only: bool, recursive: bool = True) -> int:
+    """Return a detached copy of `source` and (if `recursive`) all that is mounted below it, nosuid and nodev.
 
     :raises KernelRefused: it does not exist or cannot be copied.
     """
     try:
-        clone = libc.open_tree(libc.AT_FDCWD, source, libc.OPEN_TREE_CLONE | libc.AT_RECURSIVE)
+        flags = libc.OPEN_TREE_CLONE | (libc.AT_RECURSIVE if recursive else 0)
+        clone = libc.open_tree(libc.AT_FDCWD, source, flags)
         attributes = libc.MOUNT_ATTR_NOSUID | libc.MOUNT_ATTR_NODEV | (libc.MOUNT_ATTR_RDONLY if read_only else 0)
         try:
-            libc.mount_setattr(clone, set_attributes=attributes, recursive=True)
+            libc.mount_setattr(clone, set_attributes=attributes, recursive=recursive)
         except OSError:
             os.close(clone)
             raise

@@ -42,7 +42,9 @@ def option_words(options):
         joined = st.tuples(flag, WORDS).map(lambda pair: [f"{pair[0]}={pair[1]}"])
         return separate | joined
 
-    return st.lists(st.one_of([words(option) for option in options]), max_size=4).map(lambda parts: sum(parts, []))
+    return st.lists(st.one_of([words(option) for option in options]), max_size=4).map(
+        lambda parts: [word for part in parts for word in part]
+    )
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from envkit.drivers import subids
@@ -37,6 +39,6 @@ def test_granting_adds_a_line_once_and_keeps_the_others(files):
         subids.container_range()
     first, is_new = subids.grant_range()
     assert is_new
-    assert open(files[0]).read() == f"bob:100000:65536\nroot:{first}:65536\n"
+    assert Path(files[0]).read_text() == f"bob:100000:65536\nroot:{first}:65536\n"
     assert subids.container_range() == first
     assert subids.grant_range() == (first, False)
