@@ -9,7 +9,8 @@ import struct
 from typing import NamedTuple
 
 from envkit.model.idmap import IdMap, IdRange, inside
-from envkit.model.tree import MAX_ID, MAX_XATTRS, allowed_xattr, display_path
+from envkit.model.tree import MAX_ID, display_path
+from envkit.model.xattrs import MAX_XATTRS, allowed_xattr
 from envkit.overlay.errors import BadAttribute, ForeignId, LimitExceeded, OverlayMark
 
 ACL_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")

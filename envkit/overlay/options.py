@@ -23,9 +23,9 @@ _FEATURES = (
     # The index keeps hard links together over copy-up through file handles of the lower layers, which differ on the
     # next node; it also refuses to mount an upper over other layers than it began with.
     "index=off",
-    # xino puts the number of the layer into the top bits of st_ino, and 32-bit programs without large-file support
-    # then fail with EOVERFLOW in stat(2). Some distributions turn it on.
-    "xino=off",
+    # All files of the stack get one st_dev. Without it files of lower layers have another than the directories they
+    # lie in, and whatever stays on one file system (du -x, rsync -x) passes them over.
+    "xino=on",
 )
 
 
