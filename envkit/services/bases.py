@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable
 
+from envkit.config import recipe as recipes
 from envkit.drivers import bootstrap, process
 from envkit.drivers.files import make_directory, remove_tree
 from envkit.errors import InvalidInput
@@ -20,19 +21,19 @@ from envkit.store import versions
 
 def recipe_names() -> list[str]:
     """Return the recipes that bases can be built from."""
-    return bootstrap.recipe_names()
+    return list(recipes.recipe_names())
 
 
 def build(context: Context, recipe: str, *, name: str | None, say: Callable[[str], None]) -> Version:
     """Build a base from a recipe and store it as the next version of that name."""
     require_root("building a base")
-    plan = bootstrap.load_recipe(recipe)
+    plan = recipes.load_recipe(recipe)
     env = EnvName(owner=BASE_OWNER, name=name or plan.name)
     work = _workspace(context)
     try:
         say(f"building {env.name}: {plan.description}")
         with context.progress.step("installing packages", unit="steps") as step:
-            bootstrap.build_root(plan, f"{work}/root", lambda _text: step.advance(1))
+            bootstrap.build_root(plan, f"{work}/root", progress=lambda _text: step.advance(1))
         return _store_directory(context, env, f"{work}/root", message=plan.description)
     finally:
         remove_tree(work)

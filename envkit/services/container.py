@@ -68,6 +68,7 @@ def network_for(context: Context, kind: str) -> Network:
 
 def container_files(rootfs: Rootfs, *, hostname: str, network: Network) -> None:
     """Write the files that describe this container, not the environment; saving leaves them out."""
+    rootfs.require_mount_points()
     rootfs.replace_file("/etc/machine-id", os.urandom(16).hex().encode() + b"\n", mode=0o444)
     rootfs.replace_file("/etc/hostname", hostname.encode() + b"\n")
     hosts = f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from envkit.drivers import cgroup, lxc, probes, process, subids
+from envkit.drivers import cgroup, firewall, lxc, probes, process, subids
 from envkit.drivers.files import make_directory
+from envkit.drivers.routing import BRIDGE
 from envkit.errors import EnvkitError
 from envkit.image import erofs
 from envkit.model.tree import TREE_FORMAT, Entry, Kind, Tree
@@ -48,6 +49,7 @@ def examine(context: Context) -> list[Check]:
         directory = context.paths.root
         make_directory(directory)
         checks += [_overlay(directory), _erofs(directory), _space(directory), _leftovers(context)]
+        checks += _firewall()
     checks += [_cgroups(), _apparmor()]
     return checks
 
@@ -143,6 +145,17 @@ def _leftovers(context: Context) -> Check:
         "run `sudo envkit doctor --fix`; the next run removes them too",
         required=False,
     )
+
+
+def _firewall() -> list[Check]:
+    """Return one note for each thing on this machine that drops what sessions send."""
+    try:
+        obstacles = firewall.obstacles(BRIDGE)
+    except EnvkitError as error:
+        return [Check("packet filter", ok=False, found=error.brief, remedy=error.resolution or "", required=False)]
+    if not obstacles:
+        return [Check("packet filter", ok=True, found="nothing in the way of sessions")]
+    return [Check("packet filter", ok=False, found=o.problem, remedy=o.resolution, required=False) for o in obstacles]
 
 
 def _cgroups() -> Check:

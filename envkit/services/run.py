@@ -15,10 +15,11 @@ from envkit.errors import (
     NotFound,
     Unavailable,
 )
-from envkit.model.idmap import for_user, shifted
+from envkit.model.idmap import CONTAINER_IDS, IdMap, for_user, shifted
 from envkit.model.job import Job
 from envkit.model.version import Version
 from envkit.node import account as accounts
+from envkit.node.account import Account
 from envkit.node.instance import Instance, prepare, sweep
 from envkit.node.rootfs import Rootfs
 from envkit.node.stack import unmount_stack
@@ -90,8 +91,7 @@ def _run_instance(
     signals: Forwarder,
 ) -> int:
     account = accounts.ROOT if job.as_root else accounts.invoking_user()
-    first = container_range()
-    ids = for_user(first, account.uid, (account.gid, *account.groups)) if account.uid else shifted(first)
+    ids = _ids(account)
     sources = [_source(volume.source) for volume in job.volumes]
     enter_private_namespace()
     with contextlib.ExitStack() as cleanup:
@@ -100,6 +100,8 @@ def _run_instance(
         network = network_for(context, job.net or context.config.net)
         with Rootfs(root, ids) as rootfs:
             rootfs.mount_tmpfs("/run")
+            if network.interface == "host":
+                rootfs.bind("/sys", "/sys", read_only=True, recursive=False)
             container_files(rootfs, hostname=version.env.name, network=network)
             account = accounts.settle(account, rootfs)
             for volume, source in zip(job.volumes, sources, strict=True):
@@ -131,7 +133,7 @@ def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: 
     files = lxc.write_config(config, instance.directory)
     argv = lxc.execute_argv(config.name, lxc_path=context.paths.lxc, files=files, command=job.command)
     pid = process.spawn(argv[0], argv, env=lxc.environment(), own_group=not config.terminal)
-    signals.forward_to(pid)
+    signals.forward_to(pid, lambda: lxc.command_pid(config.name))
     if job.timeout is not None:
         signals.limit(job.timeout, grace=_GRACE)
     code = process.wait(pid)
@@ -141,6 +143,23 @@ def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: 
     if code and not signals.received and lxc.has_errors(files):
         raise RunFailed("the container did not start, for the reason that LXC gave above")
     return code
+
+
+def _ids(account: Account) -> IdMap:
+    """Return the id map of a job: the user's own ids, if it is not root, stand for themselves."""
+    first = container_range()
+    if account.uid == 0:
+        return shifted(first)
+    gids = (account.gid, *account.groups)
+    for kind, numbers in (("user", (account.uid,)), ("group", gids)):
+        for number in numbers:
+            if first <= number < first + CONTAINER_IDS:
+                raise Unavailable(
+                    f"the {kind} id {number} of {account.name} lies among the ids of containers,"
+                    f" {first} to {first + CONTAINER_IDS - 1}",
+                    resolution="give root another range of 65,536 ids in /etc/subuid and /etc/subgid",
+                )
+    return for_user(first, account.uid, gids)
 
 
 def _source(path: str) -> str:
@@ -156,6 +175,8 @@ def _check_command(rootfs: Rootfs, command: str, search: str, directory: str, ve
     :raises CommandNotFound: it is nowhere.
     :raises CommandNotExecutable: it is there but no executable file, or its interpreter is missing.
     """
+    if not command:
+        raise CommandNotFound(command, version)
     if "/" in command:
         candidates = [os.path.join(directory, command)]
     else:

@@ -224,14 +224,18 @@ def _clean(context: Context, session: Session, scan: Scan, waivers: Sequence[All
 
 
 def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:
-    """Drop directories that are in the upper only because something below them was: they say nothing.
+    """Drop what says nothing: directories that are in the upper only because something below them was, and whiteouts
+    of what no lower layer has.
 
-    Their time does not count: writing and then leaving out a file has moved it.
+    A directory's time does not count: writing and then leaving out a file has moved it.
     """
     needed: set[bytes] = set()
     kept: list[Entry] = []
     for entry in reversed(entries):
         before = lower.get(entry.path)
+        if entry.kind is Kind.WHITEOUT and before is None:
+            # It would hide nothing, and overlayfs shows a whiteout in a directory that only one layer has.
+            continue
         untouched = (
             entry.kind is Kind.DIRECTORY
             and entry.path != b""

@@ -17,7 +17,7 @@ from envkit.node import session as sessions
 from envkit.node.instance import clean_container, container_name, prepare, sweep
 from envkit.node.rootfs import Rootfs
 from envkit.overlay.changes import changed
-from envkit.services.container import base_variables, container_files, network_for, open_stack
+from envkit.services.container import base_variables, container_files, network_for, on_terminal, open_stack
 from envkit.services.context import Context, require_root
 from envkit.services.environments import now
 from envkit.services.layers import layer_images
@@ -152,6 +152,8 @@ def _attach(context: Context, session: Session, command: Sequence[str]) -> int:
 def attach_argv(context: Context, session: Session, command: Sequence[str]) -> list[str]:
     """Return the argv that runs a command as root in a running session."""
     variables = base_variables(user="root", home="/root") | dict(borrowed().variables)
+    if not on_terminal():
+        variables["DEBIAN_FRONTEND"] = "noninteractive"
     return lxc.attach_argv(
         container_name(session.identity),
         lxc_path=context.paths.lxc,

@@ -31,6 +31,7 @@ class Forwarder:
         self.received = 0
         self.timed_out = False
         self._child: int | None = None
+        self._command: Callable[[], int | None] = lambda: None
         self._grace = 0.0
         self._previous: dict[int, object] = {}
 
@@ -45,8 +46,13 @@ class Forwarder:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
 
-    def forward_to(self, child: int) -> None:
-        """Pass signals on to a child from now on."""
+    def forward_to(self, child: int, command: Callable[[], int | None]) -> None:
+        """Pass signals on to a command from now on, once it runs; until then those that end go to the child.
+
+        :param child: the process that ends with the command; it gets the final SIGKILL.
+        :param command: returns the command's pid, or None while it does not run.
+        """
+        self._command = command
         self._child = child
 
     def ended(self) -> None:
@@ -60,9 +66,13 @@ class Forwarder:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _send(self, number: int) -> None:
-        if self._child is not None:
+        command = None if number == signal.SIGKILL else self._command()
+        if command is None and number not in (*_ENDING, signal.SIGKILL):
+            return
+        target = command or self._child
+        if target is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, number)
+                os.kill(target, number)
 
     def _forward(self, number: int, _frame: object) -> None:
         if number in _ENDING:

@@ -1,0 +1,186 @@
+"""Owns packs: chunks are hashed, compressed and gathered in the order in which they came, and handed on when full.
+
+Hashing and compression run in a few threads (both let go of the interpreter lock), storing in others; the result is
+the same for any number of them. Knows no store: `put` is one, `known` says what need not be stored again.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import local
+from types import TracebackType
+from typing import Self
+
+from envkit.content import frame
+from envkit.model.tree import Chunk
+
+PACK_TARGET = 24 << 20
+"""A pack is full with this many bytes, so with the last chunk it stays below 32 MiB."""
+_UPLOADS = 2
+_AHEAD = 4  # chunks a thread may be ahead, in hashing and in compression
+
+Put = Callable[[str, Sequence[bytes]], object]
+"""Stores the frames of a pack under its digest in hexadecimal. Called from other threads, several at once."""
+Known = Callable[[bytes], Chunk | None]
+"""Returns where a chunk, given by its digest, lies in the store already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What came of the chunks.
+
+    `chunks` is the chunk table of the tree, each content once. `numbers[n]` is the number in it of what the n-th
+    `add` gave. `stored` counts the bytes of new packs. `reused` names the packs that `known` spoke of, by digest in
+    hexadecimal, with the bytes that they must have at least: they have to be looked for before the save counts.
+    """
+
+    chunks: list[Chunk]
+    numbers: list[int]
+    stored: int
+    reused: dict[str, int]
+
+
+@dataclass(kw_only=True)
+class _New:
+    """A chunk of this writer on its way: `pack` counts this writer's packs."""
+
+    digest: bytes
+    size: int
+    pack: int = -1
+    offset: int = 0
+    stored: int = 0
+
+
+@dataclass
+class _OpenPack:
+    frames: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
+class PackWriter:
+    """Takes chunks one by one; a context manager that waits for its threads. Memory is bounded: about 120 MB."""
+
+    def __init__(
+        self,
+        put: Put,
+        *,
+        known: Known = lambda digest: None,
+        level: int = frame.LEVEL,
+        threads: int | None = None,
+        target: int = PACK_TARGET,
+    ) -> None:
+        self._put = put
+        self._known = known
+        self._level = level
+        self._target = target
+        self._threads = threads or min(8, len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="envkit-pack")
+        self._uploads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="envkit-put")
+        self._compressors = local()
+        self._hashing: deque[tuple[bytes, Future[bytes]]] = deque()
+        self._compressing: deque[tuple[_New, Future[bytes]]] = deque()
+        self._uploading: deque[Future[bytes]] = deque()
+        self._rows: list[Chunk | _New] = []
+        self._places: dict[bytes, int] = {}
+        self._numbers: list[int] = []
+        self._added = 0
+        self._open = _OpenPack()
+        self._packs: list[bytes] = []
+        self._sealed = 0
+        self._stored = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for pool in (self._pool, self._uploads):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, plain: bytes) -> int:
+        """Take a chunk and return its place in the order; errors of earlier chunks come out here, too."""
+        self._hashing.append((plain, self._pool.submit(_digest, plain)))
+        self._advance(self._threads * _AHEAD)
+        self._added += 1
+        return self._added - 1
+
+    def finish(self) -> Packed:
+        """Wait until everything is stored."""
+        self._advance(0)
+        self._seal()
+        self._collect(0)
+        chunks = [self._row(row) for row in self._rows]
+        reused: dict[str, int] = {}
+        for row in self._rows:
+            if isinstance(row, Chunk):
+                pack = row.pack.hex()
+                reused[pack] = max(reused.get(pack, 0), row.offset + row.stored)
+        return Packed(chunks=chunks, numbers=self._numbers, stored=self._stored, reused=reused)
+
+    def _advance(self, ahead: int) -> None:
+        """Move chunks on, in order, until at most `ahead` are left in each stage."""
+        while len(self._hashing) > ahead:
+            plain, hashed = self._hashing.popleft()
+            self._register(plain, hashed.result())
+        while len(self._compressing) > ahead:
+            row, compressed = self._compressing.popleft()
+            self._append(row, compressed.result())
+
+    def _register(self, plain: bytes, digest: bytes) -> None:
+        """Give a chunk its row in the table, and compress it if it is new to this writer and to the store."""
+        place = self._places.get(digest)
+        if place is None:
+            place = self._places[digest] = len(self._rows)
+            there = self._known(digest)
+            if there is not None and there.digest == digest and there.size == len(plain):
+                self._rows.append(there)
+            else:
+                row = _New(digest=digest, size=len(plain))
+                self._rows.append(row)
+                self._compressing.append((row, self._pool.submit(self._compress, plain)))
+        self._numbers.append(place)
+
+    def _append(self, row: _New, data: bytes) -> None:
+        row.pack, row.offset, row.stored = self._sealed, self._open.size, len(data)
+        self._open.frames.append(data)
+        self._open.size += len(data)
+        if self._open.size >= self._target:
+            self._seal()
+
+    def _seal(self) -> None:
+        """End the open pack and have it stored."""
+        if self._open.frames:
+            self._collect(_UPLOADS - 1)
+            self._uploading.append(self._uploads.submit(self._upload, self._open.frames))
+            self._stored += self._open.size
+            self._sealed += 1
+            self._open = _OpenPack()
+
+    def _collect(self, left: int) -> None:
+        while len(self._uploading) > left:
+            self._packs.append(self._uploading.popleft().result())
+
+    def _upload(self, frames: list[bytes]) -> bytes:
+        digest = hashlib.sha256()
+        for data in frames:
+            digest.update(data)
+        self._put(digest.hexdigest(), frames)
+        return digest.digest()
+
+    def _compress(self, plain: bytes) -> bytes:
+        if not hasattr(self._compressors, "own"):
+            self._compressors.own = frame.compressor(self._level)
+        return bytes(self._compressors.own.compress(plain))
+
+    def _row(self, row: "Chunk | _New") -> Chunk:
+        if isinstance(row, Chunk):
+            return row
+        return Chunk(row.digest, row.size, self._packs[row.pack], row.offset, row.stored)
+
+
+def _digest(plain: bytes) -> bytes:
+    return hashlib.sha256(plain).digest()

@@ -1,0 +1,101 @@
+"""Owns the stored form of trees: canonical msgpack, named by the SHA-256 of its plain bytes, kept as one zstd frame."""
+
+import gc
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import msgspec
+
+from envkit.content import frame
+from envkit.content.errors import DamagedFrame, DamagedTree, NewerTree
+from envkit.errors import Damaged, EnvkitError
+from envkit.model.tree import TREE_FORMAT, Chunk, Entry, Tree, check_tree
+
+MAX_PLAIN = 1 << 30
+MAX_ENTRIES = 1 << 22
+MAX_CHUNKS = 1 << 22
+
+
+class _Limited(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A tree as it is read: msgspec looks at these limits before it makes the lists."""
+
+    format: int
+    entries: Annotated[list[Entry], msgspec.Meta(max_length=MAX_ENTRIES)]
+    chunks: Annotated[list[Chunk], msgspec.Meta(max_length=MAX_CHUNKS)]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Limited)
+
+
+def encode(tree: Tree) -> tuple[str, bytes]:
+    """Return a tree's digest in hexadecimal and its stored form.
+
+    :raises Damaged: the tree breaks a rule of the format.
+    :raises EnvkitError: it is larger than what a reader accepts.
+    """
+    check_tree(tree)
+    plain = _encoder.encode(tree)
+    if len(plain) > MAX_PLAIN or len(tree.entries) > MAX_ENTRIES or len(tree.chunks) > MAX_CHUNKS:
+        raise EnvkitError(
+            f"this layer is too large: {len(tree.entries)} entries, {len(tree.chunks)} chunks",
+            resolution="save in several steps, or keep bulk data outside and mount it with -v",
+        )
+    return hashlib.sha256(plain).hexdigest(), frame.compressor().compress(plain)
+
+
+def decode(data: bytes, digest: str) -> Tree:
+    """Return the tree with this digest from its stored form; nothing of it needs a second look.
+
+    :raises DamagedTree: the bytes are not those of this digest, or break a rule of the format.
+    :raises NewerTree: it was written by a later envkit.
+    """
+    try:
+        size = frame.content_size(data)
+        if size > MAX_PLAIN:
+            raise DamagedTree(digest, f"it declares {size} bytes, more than the {MAX_PLAIN} that a tree may have")
+        plain = frame.unpack(data, size=size)
+    except DamagedFrame as error:
+        raise DamagedTree(digest, error.brief) from error
+    if hashlib.sha256(plain).hexdigest() != digest:
+        raise DamagedTree(digest, "its content has another digest")
+    found = _format(plain)
+    if found is not None and found > TREE_FORMAT:
+        raise NewerTree(digest, found, TREE_FORMAT)
+    try:
+        with _no_collector():
+            limited = _decoder.decode(plain)
+            tree = Tree(limited.format, limited.entries, limited.chunks)
+            check_tree(tree)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DamagedTree(digest, str(error)) from error
+    except Damaged as error:
+        raise DamagedTree(digest, error.brief) from error
+    return tree
+
+
+def _format(plain: bytes) -> int | None:
+    """Return the first element of a msgpack array if it is a small number: the format, whatever follows it."""
+    first = plain[:1]
+    start = 1 if b"\x90" <= first <= b"\x9f" else {b"\xdc": 3, b"\xdd": 5}.get(first)
+    if start is None:
+        return None
+    kind = plain[start : start + 1]
+    if kind and kind < b"\x80":
+        return kind[0]
+    length = {b"\xcc": 1, b"\xcd": 2, b"\xce": 4, b"\xcf": 8}.get(kind)
+    return None if length is None else int.from_bytes(plain[start + 1 : start + 1 + length], "big")
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep the cycle collector away while a large tree is built: it finds nothing there and takes most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

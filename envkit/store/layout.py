@@ -1,0 +1,72 @@
+"""Owns the names of objects in a store, in both directions; nothing else joins or takes apart these keys.
+
+format.json                           format and identity of the store
+packs/<2 hex>/<sha256>                frames of chunks
+trees/<2 hex>/<sha256>                trees
+envs/<owner>/<name>/<8 digits>.json   versions
+"""
+
+import re
+
+from envkit.errors import InvalidInput
+from envkit.model.ids import MAX_VERSION, EnvName, is_digest
+
+FORMAT = "format.json"
+PACKS = "packs/"
+TREES = "trees/"
+ENVIRONMENTS = "envs/"
+_VERSION = re.compile(r"envs/([^/]+)/([^/]+)/([0-9]{8})\.json")
+
+
+def pack_key(digest: str) -> str:
+    """Return the key of a pack, from its digest in hexadecimal."""
+    return _addressed(PACKS, digest)
+
+
+def tree_key(digest: str) -> str:
+    """Return the key of a tree, from its digest in hexadecimal."""
+    return _addressed(TREES, digest)
+
+
+def pack_of(key: str) -> str | None:
+    """Return the digest of the pack that has this key, or None if it is no key of a pack."""
+    return _digest(PACKS, key)
+
+
+def tree_of(key: str) -> str | None:
+    """Return the digest of the tree that has this key, or None if it is no key of a tree."""
+    return _digest(TREES, key)
+
+
+def versions_prefix(env: EnvName) -> str:
+    """Return the prefix of all versions of an environment."""
+    return f"{ENVIRONMENTS}{env.owner}/{env.name}/"
+
+
+def version_key(env: EnvName, number: int) -> str:
+    """Return the key of a version."""
+    if not 0 < number <= MAX_VERSION:
+        raise ValueError(f"version {number} is out of range")
+    return f"{versions_prefix(env)}{number:08}.json"
+
+
+def version_of(key: str) -> tuple[EnvName, int] | None:
+    """Return the environment and the number of the version that has this key, or None if it is no such key."""
+    match = _VERSION.fullmatch(key)
+    if match is None or not int(match[3]):
+        return None
+    try:
+        return EnvName(owner=match[1], name=match[2]), int(match[3])
+    except InvalidInput:
+        return None
+
+
+def _addressed(prefix: str, digest: str) -> str:
+    if not is_digest(digest):
+        raise ValueError(f"{digest!r:.80} is no digest")
+    return f"{prefix}{digest[:2]}/{digest}"
+
+
+def _digest(prefix: str, key: str) -> str | None:
+    digest = key.rpartition("/")[2]
+    return digest if is_digest(digest) and key == _addressed(prefix, digest) else None
