@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import msgspec
-from fastcdc.fastcdc_cy import fastcdc_cy
+from pyfastcdc import FastCDC
 
 from envkit.content.errors import ContentChanged
 from envkit.model.tree import Entry, Segment
@@ -194,6 +194,7 @@ def _cut_large(pieces: Iterable[tuple[int, bytes]], put: Callable[[bytes], int],
 def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[bytes]:
     """Cut a stream by FastCDC exactly where the whole of it in one buffer would be cut, with a few chunks in memory."""
     window = _WINDOW * sizes.most
+    cutter = FastCDC(sizes.usual, min_size=sizes.least, max_size=sizes.most)
     buffer = b""
     ended = False
     while not ended:
@@ -208,7 +209,7 @@ def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[bytes
         buffer = b"".join(pieces)
         done = 0
         # A place to cut depends on no more than `most` bytes from the last one.
-        for found in fastcdc_cy(buffer, sizes.least, sizes.usual, sizes.most):
+        for found in cutter.cut_buf(buffer):
             if not ended and len(buffer) - found.offset < sizes.most:
                 break
             done = found.offset + found.length

@@ -31,7 +31,7 @@ HOMES = {
     "subprocess": ("drivers/process.py",),
     "ctypes": ("drivers",),
     "sqlite3": ("store",),
-    "fastcdc": ("content",),
+    "pyfastcdc": ("content",),
     "zstandard": ("content",),
 }
 

@@ -4,10 +4,10 @@ import hashlib
 import random
 
 import pytest
-from fastcdc.fastcdc_cy import fastcdc_cy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from pyfastcdc import FastCDC
 from strategies import files_with_data
 
 from envkit.content.chunker import DEFAULT_SIZES, Sizes, chunk_files, cut, renumber
@@ -103,7 +103,10 @@ def test_a_stream_is_cut_exactly_like_the_whole(source, size):
         length = source.randint(1, 5000)
         pieces.append(whole[start : start + length])
         start += length
-    expected = [whole[c.offset : c.offset + c.length] for c in fastcdc_cy(whole, TINY.least, TINY.usual, TINY.most)]
+    expected = [
+        whole[c.offset : c.offset + c.length]
+        for c in FastCDC(TINY.usual, min_size=TINY.least, max_size=TINY.most).cut_buf(whole)
+    ]
     assert list(cut(iter(pieces), TINY)) == expected
 
 
