@@ -42,9 +42,11 @@ def _read_options(argv: Sequence[str], options: Sequence[Option]) -> tuple[Value
         if option is None or option.metavar is None:
             return None
         if not equals:
-            if not words or words[0].startswith("-"):
+            if not words:
                 return None
             value = words.pop(0)
+        if value.startswith("-"):  # most likely a forgotten value; click says so
+            return None
         collected = values[option.key]
         if isinstance(collected, list):
             collected.append(value)

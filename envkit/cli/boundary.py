@@ -6,6 +6,18 @@ import sys
 from envkit.errors import EXIT_FAILURE, EnvkitError
 
 
+def fill_standard_streams() -> None:
+    """Open /dev/null in place of standard streams that the caller closed: else the next file would become one."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003  # takes no keyword
+    sys.stdin = sys.stdin or open(0, closefd=False, encoding="utf-8")  # noqa: SIM115  # for as long as we live
+    sys.stdout = sys.stdout or open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+
+
 def show(error: EnvkitError) -> int:
     """Tell an error on standard error; return its exit code."""
     bold, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")

@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from envkit.drivers import lxc, process
+from envkit.drivers import lxc, lxc_command, process
 from envkit.drivers.mount import enter_private_namespace
 from envkit.drivers.subids import container_range
 from envkit.errors import (
@@ -133,10 +133,10 @@ def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: 
     files = lxc.write_config(config, instance.directory)
     argv = lxc.execute_argv(config.name, lxc_path=context.paths.lxc, files=files, command=job.command)
     pid = process.spawn(argv[0], argv, env=lxc.environment(), own_group=not config.terminal)
-    signals.forward_to(pid, lambda: lxc.command_pid(config.name))
+    signals.forward_to(pid, lambda: lxc_command.command_pid(config.name))
     if job.timeout is not None:
         signals.limit(job.timeout, grace=_GRACE)
-    code = process.wait(pid)
+    code = lxc_command.wait(pid, config.name)
     signals.ended()
     if signals.timed_out:
         return EXIT_TIMEOUT

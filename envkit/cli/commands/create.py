@@ -47,6 +47,8 @@ def command(
         raise click.UsageError("give one of --script, --no-shell and a command")
     session = sessions.create(app.context, name, base=base, origin=origin, description=description)
     app.console.say(f"opened {session.env} on {session.parent}; save it with: envkit save {session.env.name}")
+    for warning in sessions.borrowed().warnings:
+        app.console.say(f"note: {warning}")
     if script:
         return sessions.run_script(app.context, name, script)
     if command:
