@@ -227,24 +227,6 @@ def attach_argv(name: str, *, lxc_path: str, variables: dict[str, str], log: str
     return [*argv, "--", *command]
 
 
-def command_pid(name: str) -> int | None:
-    """Return the host pid of the command that `execute_argv` runs, or None while there is none.
-
-    It is the first child of LXC's small init. Signals must go there directly: that init turns SIGHUP into SIGTERM,
-    gives SIGTERM to every process of the container and kills them all a second later.
-    """
-    parents: dict[int, int] = {}
-    inside: dict[int, int] = {}
-    for pid in cgroup.members(name):
-        status = (read_bounded(f"/proc/{pid}/status", 64 * 1024) or b"").decode("ascii", "replace")
-        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        if "NSpid" in fields:
-            parents[pid] = int(fields["PPid"])
-            inside[pid] = int(fields["NSpid"].split()[-1])
-    init = next((pid for pid, number in inside.items() if number == 1), None)
-    return min((pid for pid, parent in parents.items() if parent == init), key=inside.__getitem__, default=None)
-
-
 def init_pid(name: str, *, lxc_path: str) -> int | None:
     """Return the host pid of a container's first process, or None where it does not run."""
     result = run(["lxc-info", "-n", name, "-P", lxc_path, "-p", "-H"], env=environment(), timeout=30, check=False)

@@ -46,9 +46,10 @@ class Rootfs:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 return None
             raise io_error(f"read {path} of the environment", error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return None
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
             data = file.read(limit + 1)
         if len(data) > limit:
             raise EnvkitError(f"{path} of the environment is larger than {limit} bytes")
@@ -135,6 +136,22 @@ class Rootfs:
         finally:
             os.close(parent)
 
+    def require_mount_points(self) -> None:
+        """Make sure that LXC finds real directories for what it mounts; those that are missing are created.
+
+        :raises EnvkitError: the environment has a link or a file there.
+        """
+        for name in ("dev", "proc", "sys"):
+            try:
+                mode = os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                os.close(self.make_directory(name))
+            else:
+                if not stat.S_ISDIR(mode):
+                    raise EnvkitError(
+                        f"/{name} of the environment is no directory", resolution=f"containers need a real /{name}"
+                    )
+
     def mount_tmpfs(self, path: str, *, mode: int = 0o755) -> None:
         """Mount an empty tmpfs of the container's root at a path, which must be a directory or nothing yet."""
         target = self.make_directory(path)
@@ -145,9 +162,9 @@ class Rootfs:
         finally:
             os.close(target)
 
-    def bind(self, source: str, target: str, *, read_only: bool) -> None:
+    def bind(self, source: str, target: str, *, read_only: bool, recursive: bool = True) -> None:
         """Bind a host's file or directory to a path, which is created if it is missing."""
-        clone = mount.bind_clone(source, read_only=read_only)
+        clone = mount.bind_clone(source, read_only=read_only, recursive=recursive)
         if stat.S_ISDIR(os.fstat(clone).st_mode):
             place = self.make_directory(target)
         else:

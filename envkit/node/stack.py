@@ -22,7 +22,9 @@ from envkit.node.instance import live_holders, write_holder
 class StackSpec(Record):
     """What to stack: (digest, image file) of each layer, the lowest first; the directory with `upper` and `work`.
 
-    `options` is overlay(5)'s option string for the names `0:1:...` of the lowers and the two directories.
+    `options` is overlay(5)'s option string for the names `0:1:...` of the lowers and the two directories. `own` says
+    that the stack lives and ends with this process, which others may then copy its layers from; the monitor of a
+    session records itself.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -30,12 +32,13 @@ class StackSpec(Record):
     ids: IdMap
     options: str
     nosuid: bool
+    own: bool
 
 
 def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     """Mount a stack in this process's private namespace and return its root.
 
-    Call `mount.enter_private_namespace` first. Records this process as the holder of the layers.
+    Call `mount.enter_private_namespace` first. Records this process as the holder of the layers, if it is.
     """
     mount.mount_tmpfs(paths.mnt, mode=0o755)
     layers, lower, root = (f"{paths.mnt}/{name}" for name in ("layers", "lower", "root"))
@@ -44,7 +47,8 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     os.mkdir(root, 0o755)
     with locked(paths.lock):
         _mount_layers(paths, spec.layers, layers, through_loop=through_loop)
-        write_holder(spec.directory, os.getpid(), tuple(digest for digest, _ in spec.layers))
+        if spec.own:
+            write_holder(spec.directory, os.getpid(), tuple(digest for digest, _ in spec.layers))
     userns = user_namespace(spec.ids)
     try:
         for number, (digest, _) in enumerate(reversed(spec.layers)):

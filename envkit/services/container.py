@@ -37,6 +37,7 @@ def open_stack(
             session=session,
         ),
         nosuid=not session,
+        own=not session,
     )
     return mount_stack(context.paths, spec, through_loop=context.config.loop)
 
