@@ -1,11 +1,17 @@
 """Owns user namespaces that exist only to carry an id map to idmapped mounts."""
 
-import contextlib
+import errno
 import os
 
 from envkit.drivers import libc
 from envkit.drivers.errors import KernelRefused
 from envkit.model.idmap import IdMap, proc_lines
+
+_READY = b"ready"
+_HINTS = {
+    errno.EPERM: "the kernel allows none in a chroot; outside of one, see kernel.unprivileged_userns_clone",
+    errno.ENOSPC: "raise user.max_user_namespaces",
+}
 
 
 def user_namespace(ids: IdMap) -> int:
@@ -18,21 +24,27 @@ def user_namespace(ids: IdMap) -> int:
     child = os.fork()
     if child == 0:
         os.close(done_write)
-        with contextlib.suppress(OSError):
+        try:
             libc.unshare(libc.CLONE_NEWUSER)
-            os.write(ready_write, b"1")
+            os.write(ready_write, _READY)
             os.read(done_read, 1)
-        os._exit(0)
+        except OSError as error:
+            os.write(ready_write, str(error.errno).encode())
+        finally:
+            os._exit(0)
     os.close(ready_write)
     os.close(done_read)
     try:
-        if not os.read(ready_read, 1):
-            raise OSError(1, "user namespaces are switched off (user.max_user_namespaces)")
+        answer = os.read(ready_read, 16)
+        if answer != _READY:
+            number = int(answer or errno.ECHILD)
+            raise OSError(number, os.strerror(number))
         _write(f"/proc/{child}/uid_map", proc_lines(ids.uids))
         _write(f"/proc/{child}/gid_map", proc_lines(ids.gids))
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise KernelRefused("create a user namespace", error, resolution="run `envkit doctor`") from error
+        hint = _HINTS.get(error.errno or 0, "run `envkit doctor`")
+        raise KernelRefused("create a user namespace", error, resolution=hint) from error
     finally:
         os.close(ready_read)
         os.close(done_write)
