@@ -28,6 +28,7 @@ COMMANDS = {
     "log": "Show the versions of an environment.",
     "files": "List what a version's files are.",
     "delete": "Delete versions of an environment, or all of it.",
+    "store": "Make a store in a directory of your choice.",
     "doctor": "Check this machine and say how to mend what is missing.",
     "completion": "Print the completion script for your shell.",
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from envkit.drivers import lxc, process
 from envkit.drivers.files import io_error
+from envkit.drivers.process import Result
 from envkit.errors import EnvkitError, InvalidInput, NotFound
 from envkit.model.ids import EnvRef
 from envkit.model.session import Session
@@ -35,6 +36,12 @@ fresh=$(mktemp -d "$parent/.envkit-cp.XXXXXXXX")
 trap 'rm -rf -- "$fresh"' EXIT
 tar -x -f - -C "$fresh"
 mv -T -- "$fresh/$3" "$1"
+"""
+
+
+_MISSING = 44
+_PACK = f"""cd -- "$1" 2>/dev/null && {{ [ -e "./$2" ] || [ -L "./$2" ]; }} || exit {_MISSING}
+exec tar -c -f - "./$2"
 """
 
 
@@ -86,7 +93,7 @@ def _inside(path: str) -> str:
 def _copy_in(context: Context, sources: Sequence[str], target: tuple[str, str]) -> None:
     session = _open(context, target[0])
     names = []
-    pack = ["tar", "-c", "-f", "-", "--owner=root:0", "--group=root:0", "--numeric-owner"]
+    pack = ["tar", "-c", "-f", "-", "--owner=root:0", "--group=root:0", "--numeric-owner", "--no-unquote"]
     for source in sources:
         if not os.path.lexists(source):
             raise NotFound(f"{source} does not exist")
@@ -95,7 +102,8 @@ def _copy_in(context: Context, sources: Sequence[str], target: tuple[str, str]) 
         pack += ["-C", parent, f"./{name}"]
     path = _inside(target[1])
     unpack = attach_argv(context, session, ["/bin/sh", "-c", _UNPACK, "sh", path, str(len(sources)), names[0]])
-    _pipe(pack, unpack, what=f"into {session.env}:{path}")
+    first, second = _pipe(pack, unpack)
+    _check(first, second, what=f"into {session.env}:{path}")
 
 
 def _copy_out(context: Context, remotes: Sequence[tuple[str, str]], destination: str) -> None:
@@ -104,43 +112,61 @@ def _copy_out(context: Context, remotes: Sequence[tuple[str, str]], destination:
         raise InvalidInput("all sources must be in one session")
     session = _open(context, names.pop())
     paths = [os.path.normpath(_inside(path)) for _, path in remotes]
-    pack = ["tar", "-c", "-f", "-"]
-    for path in paths:
-        parent, name = os.path.split(path)
-        pack += ["-C", parent, f"./{name}"]
     account = invoking_user()
-    what = f"out of {session.env}"
-    if destination.endswith("/") or os.path.isdir(destination) or len(paths) > 1:
-        with _as_user(account):
-            os.makedirs(destination, exist_ok=True)
-        _pipe(attach_argv(context, session, pack), _unpack_here(destination), what=what, account=account)
-        return
-    parent = os.path.dirname(os.path.abspath(destination))
-    if not os.path.isdir(parent):
-        raise NotFound(f"the directory {parent} does not exist")
-    fresh = f"{parent}/.envkit-cp.{secrets.token_hex(4)}"
+    into = destination.endswith("/") or os.path.isdir(destination) or len(paths) > 1
+    parent = destination if into else os.path.dirname(os.path.abspath(destination))
     try:
-        with _as_user(account):
-            os.mkdir(fresh, 0o700)
-        _pipe(attach_argv(context, session, pack), _unpack_here(fresh), what=what, account=account)
-        with _as_user(account):
-            os.rename(f"{fresh}/{os.path.basename(paths[0])}", destination)
+        if into:
+            with _as_user(account):
+                os.makedirs(parent, exist_ok=True)
+        elif not os.path.isdir(parent):
+            raise NotFound(f"the directory {parent} does not exist")
+        for path in paths:
+            if into:
+                _fetch(context, session, path, parent, account)
+            else:
+                _fetch_as(context, session, path, destination, parent, account)
     except OSError as error:
         raise io_error(f"copy to {destination}", error) from error
+
+
+def _fetch_as(context: Context, session: Session, path: str, destination: str, parent: str, account: Account) -> None:
+    """Copy one file or directory out of a session, to a name of its own."""
+    fresh = f"{parent}/.envkit-cp.{secrets.token_hex(4)}"
+    with _as_user(account):
+        os.mkdir(fresh, 0o700)
+    try:
+        _fetch(context, session, path, fresh, account)
+        with _as_user(account):
+            os.rename(f"{fresh}/{os.path.basename(path)}", destination)
     finally:
         process.run(["rm", "-rf", "--", fresh], preexec=_become(account), check=False)
 
 
-def _unpack_here(directory: str) -> list[str]:
-    return ["tar", "-x", "-f", "-", "--no-same-owner", "-C", directory]
-
-
-def _pipe(producer: list[str], consumer: list[str], *, what: str, account: Account | None = None) -> None:
-    """Run two programs with a pipe between them; both must succeed."""
-    environment = lxc.environment() | {"PATH": process.SYSTEM_PATH}
-    first, second = process.pipeline(
-        producer, consumer, env=environment, second_preexec=None if account is None else _become(account)
+def _fetch(context: Context, session: Session, path: str, directory: str, account: Account) -> None:
+    """Copy one file or directory out of a session into a directory of the host."""
+    parent, name = os.path.split(path)
+    # Only what was asked for is taken out of the archive, whatever else the session's tar puts in; owners and setuid
+    # bits of a session mean nothing on the host.
+    unpack = ["tar", "-x", "-f", "-", "--no-same-owner", "--no-same-permissions", "--no-unquote", "-C", directory]
+    first, second = _pipe(
+        attach_argv(context, session, ["/bin/sh", "-c", _PACK, "sh", parent, name]),
+        [*unpack, f"./{name}"],
+        account=account,
     )
+    if first.code == _MISSING:
+        raise NotFound(f"{session.env} has no {path}")
+    _check(first, second, what=f"out of {session.env}")
+
+
+def _pipe(producer: list[str], consumer: list[str], *, account: Account | None = None) -> tuple[Result, Result]:
+    """Run two programs with a pipe between them, the second as `account`; return what both did."""
+    environment = lxc.environment() | {"PATH": process.SYSTEM_PATH}
+    become = None if account is None else _become(account)
+    return process.pipeline(producer, consumer, env=environment, second_preexec=become)
+
+
+def _check(first: Result, second: Result, *, what: str) -> None:
     if first.code or second.code:
         output = (first.stderr + second.stderr).decode("utf-8", "replace")
         raise CopyFailed(what, output)
