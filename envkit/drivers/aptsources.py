@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
+from envkit.drivers.files import read_text
 from envkit.drivers.urls import is_loopback, is_plain, is_web, without_credentials
 from envkit.model.record import Record
 
@@ -100,12 +101,12 @@ def read_host(*, root: str = "") -> list[Source]:
         names = sorted(os.listdir(directory))
     except OSError:
         names = []
-    found = parse_one_line(_read(f"{root}/etc/apt/sources.list"))
+    found = parse_one_line(read_text(f"{root}/etc/apt/sources.list", _MAX_BYTES))
     for name in names:
         if name.endswith(".list"):
-            found += parse_one_line(_read(f"{directory}/{name}"))
+            found += parse_one_line(read_text(f"{directory}/{name}", _MAX_BYTES))
         elif name.endswith(".sources"):
-            found += parse_deb822(_read(f"{directory}/{name}"))
+            found += parse_deb822(read_text(f"{directory}/{name}", _MAX_BYTES))
     return found
 
 
@@ -192,15 +193,9 @@ def _origin(source: Source, root: str) -> str | None:
     address = without_credentials(source.uri).partition("://")[2].rstrip("/")
     name = f"{address}/dists/{source.suite}".replace("_", "%5f").replace("/", "_")
     for kind in ("InRelease", "Release"):
-        match = re.search(r"^Origin: *(.*?) *$", _read(f"{root}/var/lib/apt/lists/{name}_{kind}"), re.MULTILINE)
+        match = re.search(
+            r"^Origin: *(.*?) *$", read_text(f"{root}/var/lib/apt/lists/{name}_{kind}", _MAX_BYTES), re.MULTILINE
+        )
         if match is not None:
             return match[1]
     return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -80,6 +80,15 @@ def read_bounded(path: str, limit: int) -> bytes | None:
     return data
 
 
+def read_text(path: str, limit: int) -> str:
+    """Return the start of a text file of the host, at most `limit` bytes; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def try_lock(path: str) -> int | None:
     """Take a lock file's lock without waiting; return its descriptor, which holds it, or None if another has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

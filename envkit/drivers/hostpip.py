@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from envkit.drivers.files import read_text
 from envkit.drivers.urls import is_loopback, is_plain, is_web
 
 _SYSTEM_FILES = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf")
@@ -25,7 +26,7 @@ def read_settings(environ: Mapping[str, str], *, home: str, root: str = "") -> d
         paths += [f"{home}/{name}" for name in _USER_FILES]
     settings: dict[str, str] = {}
     for path in paths:
-        settings |= parse(_read(root + path))
+        settings |= parse(read_text(root + path, _MAX_BYTES))
     variables = {name[4:]: value for name, value in environ.items() if name.startswith("PIP_") and value}
     return settings | {_normal(name): value for name, value in variables.items()}
 
@@ -82,11 +83,3 @@ def _is_usable(name: str, value: str, *, loopback: bool) -> bool:
 def _normal(name: str) -> str:
     name = name.lower().replace("_", "-").removeprefix("--")
     return _ALIASES.get(name, name)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -1,5 +1,6 @@
 """Owns which DNS servers containers are given: those of the host that can be reached from a network of their own."""
 
+from envkit.drivers.files import read_text
 from envkit.errors import Unavailable
 
 # Local stubs (systemd-resolved, NetworkManager's dnsmasq) write down the servers behind them.
@@ -44,7 +45,7 @@ def _is_byte(text: str) -> bool:
 
 def host_nameservers(*, root: str = "") -> list[str]:
     """Return every DNS server that this machine's files name, reachable or not."""
-    return [server for path in _FILES for server in nameservers(_read(root + path))]
+    return [server for path in _FILES for server in nameservers(read_text(root + path, _MAX_BYTES))]
 
 
 def resolv_conf(*, root: str = "") -> bytes:
@@ -54,7 +55,7 @@ def resolv_conf(*, root: str = "") -> bytes:
     :raises Unavailable: the host has no DNS server that containers can reach.
     """
     for path in _FILES:
-        content = container_resolv_conf(_read(root + path))
+        content = container_resolv_conf(read_text(root + path, _MAX_BYTES))
         if content is not None:
             return content
     known = ", ".join(dict.fromkeys(host_nameservers(root=root)))
@@ -66,11 +67,3 @@ def resolv_conf(*, root: str = "") -> bytes:
         f"the host's DNS server listens on loopback or IPv6 only ({known}), containers cannot reach it",
         resolution="add a `nameserver` line with an IPv4 address of the network to /etc/resolv.conf",
     )
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""

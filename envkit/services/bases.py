@@ -13,7 +13,7 @@ from envkit.model.tree import Entry, Kind
 from envkit.model.version import Version, VersionKind
 from envkit.overlay.scan import scan_directory
 from envkit.services import environments
-from envkit.services.context import Context, require_root
+from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import Doomed, now
 from envkit.services.storing import store_layer
 from envkit.store import versions
@@ -92,14 +92,7 @@ def _check_root(directory: str) -> None:
 
 
 def _store_directory(context: Context, env: EnvName, directory: str, *, message: str) -> Version:
-    found = 0
-    with context.progress.step("scanning", unit="files") as step:
-
-        def advance(count: int) -> None:
-            nonlocal found
-            step.advance(count - found)
-            found = count
-
+    with counting(context, "scanning") as advance:
         scan = scan_directory(directory, advance)
     with scan:
         entries = _as_base(scan.entries)

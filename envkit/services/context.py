@@ -1,6 +1,8 @@
 """Owns what every use case starts from: configuration, paths, the store, and who is asking."""
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 
 from envkit.config.model import Config
 from envkit.errors import Unavailable
@@ -53,3 +55,17 @@ def require_root(action: str) -> None:
     """
     if os.geteuid() != 0:
         raise Unavailable(f"{action} needs root", resolution="use sudo: sudo envkit ...")
+
+
+@contextlib.contextmanager
+def counting(context: Context, text: str) -> Iterator[Callable[[int], None]]:
+    """Show a step of progress whose worker says how many files it has found so far."""
+    found = 0
+    with context.progress.step(text, unit="files") as step:
+
+        def advance(count: int) -> None:
+            nonlocal found
+            step.advance(count - found)
+            found = count
+
+        yield advance

@@ -27,7 +27,7 @@ from envkit.node.instance import container_name
 from envkit.overlay.errors import ChangedMeanwhile
 from envkit.overlay.scan import Scan, scan_upper
 from envkit.sanitize import Allow, apply_plan, make_plan, report
-from envkit.services.context import Context, require_root
+from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
 from envkit.services.layers import layer_tree
 from envkit.services.storing import store_layer
@@ -185,14 +185,7 @@ def _scan(context: Context, session: Session) -> Scan:
     upper = _upper(context, session)
     if not os.path.isdir(upper):
         raise EnvkitError(f"the session on {session.env} never ran", resolution=f"envkit shell {session.env.name}")
-    found = 0
-    with context.progress.step("scanning", unit="files") as step:
-
-        def advance(count: int) -> None:
-            nonlocal found
-            step.advance(count - found)
-            found = count
-
+    with counting(context, "scanning") as advance:
         return scan_upper(upper, shifted(container_range()), advance)
 
 

@@ -202,15 +202,6 @@ def status_json(state: Status) -> dict[str, object]:
     }
 
 
-def run_script(context: Context, name: str, path: str) -> int:
-    """Run a script of the host in a session, with its first line's interpreter; return its exit code."""
-    from envkit.services.copy import copy_in
-
-    inside = f"/run/envkit/{os.path.basename(path)}"
-    copy_in(context, name, path, inside)
-    return execute(context, name, ["/bin/sh", "-c", 'chmod +x "$1" && exec "$1"', "sh", inside])
-
-
 def close(context: Context, name: str, *, discard: bool) -> EnvName:
     """End a session and remove its upper directory.
 

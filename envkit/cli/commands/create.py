@@ -5,6 +5,7 @@ import sys
 import click
 
 from envkit.cli.app import App, pass_app
+from envkit.services import script as script_service
 from envkit.services import sessions
 
 
@@ -50,7 +51,7 @@ def command(
     for warning in sessions.borrowed().warnings:
         app.console.say(f"note: {warning}")
     if script:
-        return sessions.run_script(app.context, name, script)
+        return script_service.run_script(app.context, name, script)
     if command:
         return sessions.execute(app.context, name, command)
     if no_shell or not (sys.stdin.isatty() and sys.stdout.isatty()):
