@@ -140,6 +140,8 @@ def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: 
     signals.ended()
     if signals.timed_out:
         return EXIT_TIMEOUT
+    if signals.cut_short is not None:
+        return 128 + signals.cut_short
     if code and not signals.received and lxc.has_errors(files):
         raise RunFailed("the container did not start, for the reason that LXC gave above")
     return code

@@ -24,12 +24,14 @@ class Interrupted(EnvkitError):
 class Forwarder:
     """A context in which signals go to a child process, once there is one.
 
-    `received` tells whether any ending signal came, `timed_out` whether the limit was reached.
+    `received` counts the ending signals that came, `timed_out` tells whether the limit was reached, `cut_short` which
+    signal killed the child before its command ran.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.timed_out = False
+        self.cut_short: int | None = None
         self._child: int | None = None
         self._command: Callable[[], int | None] = lambda: None
         self._grace = 0.0
@@ -47,9 +49,9 @@ class Forwarder:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
 
     def forward_to(self, child: int, command: Callable[[], int | None]) -> None:
-        """Pass signals on to a command from now on, once it runs; until then those that end go to the child.
+        """Pass signals on to a command from now on, once it runs; until then those that end kill the child.
 
-        :param child: the process that ends with the command; it gets the final SIGKILL.
+        :param child: the process that ends with the command.
         :param command: returns the command's pid, or None while it does not run.
         """
         self._command = command
@@ -66,13 +68,15 @@ class Forwarder:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _send(self, number: int) -> None:
-        command = None if number == signal.SIGKILL else self._command()
-        if command is None and number not in (*_ENDING, signal.SIGKILL):
+        if self._child is None:
             return
-        target = command or self._child
-        if target is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(target, number)
+        command = None if number == signal.SIGKILL else self._command()
+        if command is not None:
+            _kill(command, number)
+        elif number in (*_ENDING, signal.SIGKILL):
+            # LXC loses signals while it sets the container up, and nothing of the user's runs yet.
+            self.cut_short = number
+            _kill(self._child, signal.SIGKILL)
 
     def _forward(self, number: int, _frame: object) -> None:
         if number in _ENDING:
@@ -88,3 +92,8 @@ class Forwarder:
         self.timed_out = True
         self._send(signal.SIGTERM)
         signal.setitimer(signal.ITIMER_REAL, self._grace)
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

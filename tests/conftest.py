@@ -1,0 +1,110 @@
+"""Which privileged tests this machine can run, found out by trying; and no test sees the caller's own settings.
+
+A test that cannot run here is skipped with the reason. Under CI (or with --no-skip-gated) that is a failure, unless
+it is the kernel that cannot do it: a program that is not installed or a missing privilege can be put right.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+import pytest
+
+from envkit.drivers import cgroup, probes
+from envkit.drivers.aptsources import debian_sources, read_host
+from envkit.errors import EnvkitError
+from envkit.image import erofs
+from envkit.model.tree import TREE_FORMAT, Entry, Kind, Tree
+
+DISK = os.environ.get("ENVKIT_TEST_DIR", "/var/tmp")
+"""A directory on a real disk file system: overlayfs on a tmpfs or on another overlay behaves differently."""
+
+
+class Lack(NamedTuple):
+    """Why a kind of test cannot run; `kernel` where no package and no privilege would help."""
+
+    reason: str
+    kernel: bool = False
+
+
+@functools.cache
+def lack(marker: str) -> Lack | None:
+    """Return what the tests of a marker lack on this machine, or None where they can run."""
+    return {"root": _root, "lxc": _lxc, "network": _network}.get(marker, lambda: None)()
+
+
+def _root() -> Lack | None:
+    if os.geteuid() != 0:
+        return Lack("needs root")
+    for name in ("overlay", "erofs"):
+        if not probes.has_filesystem(name):
+            return Lack(f"the kernel has no {name}", kernel=True)
+    problem = probes.overlay_upper(DISK)
+    if problem is not None:
+        return Lack(f"no overlay with its upper in {DISK} (set ENVKIT_TEST_DIR): {problem}")
+    image = bytes(erofs.build(Tree(TREE_FORMAT, [Entry(b"", Kind.DIRECTORY, mode=0o755)], [])).metadata)
+    problems = [probes.erofs_mount(image, DISK, through_loop=loop) for loop in (False, True)]
+    return None if None in problems else Lack(f"the kernel mounts no EROFS image: {problems[0]}", kernel=True)
+
+
+def _lxc() -> Lack | None:
+    if (missing := lack("root")) is not None:
+        return missing
+    for program in ("lxc-execute", "lxc-attach", "busybox"):
+        if shutil.which(program) is None:
+            return Lack(f"{program} is not installed")
+    if not os.path.exists("/proc/self/ns/user"):
+        return Lack("the kernel has no user namespaces", kernel=True)
+    return None if os.listdir(cgroup.ROOT) else Lack(f"no control groups are mounted on {cgroup.ROOT}")
+
+
+def _network() -> Lack | None:
+    """Fetch what a build fetches first, with apt's own settings for proxies and certificates."""
+    helper = "/usr/lib/apt/apt-helper"
+    if not os.path.exists(helper):
+        return Lack("apt is not installed")
+    try:
+        source = debian_sources(read_host(), "bookworm")[0]
+    except EnvkitError as error:
+        return Lack(error.brief)
+    url = f"{source.uri.rstrip('/')}/dists/bookworm/InRelease"
+    with tempfile.TemporaryDirectory() as directory:
+        words = [helper, "download-file", url, f"{directory}/InRelease"]
+        try:
+            done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+        except subprocess.TimeoutExpired:
+            return Lack(f"{url} does not answer")
+    return None if done.returncode == 0 else Lack(f"{url} cannot be fetched")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-skip-gated", action="store_true", help="fail where a test would be skipped for a lack")
+
+
+def pytest_report_header():
+    release = f"kernel {probes.kernel_release()}, control groups {'v2' if cgroup.is_unified() else 'v1'}"
+    states = [f"{marker}: {'yes' if lack(marker) is None else lack(marker).reason}" for marker in ("root", "lxc")]
+    return ", ".join([release, *states])
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers():
+        missing = lack(marker.name)
+        if missing is None:
+            continue
+        strict = item.config.getoption("--no-skip-gated") or os.environ.get("CI")
+        if strict and not missing.kernel:
+            pytest.fail(f"cannot run here, and must not be skipped: {missing.reason}", pytrace=False)
+        pytest.skip(missing.reason)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_caller(monkeypatch):
+    """Home, configuration and sudo's traces of whoever runs the tests say nothing in them."""
+    for name in [*os.environ]:
+        if name.startswith(("ENVKIT_", "SUDO_", "XDG_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")

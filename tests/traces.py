@@ -1,0 +1,108 @@
+"""What one envkit root has on this machine right now: to see that nothing stays behind.
+
+Other roots may be in use on the same machine at the same time, so everything is traced back to the root it belongs to.
+"""
+
+import contextlib
+import glob
+import os
+import socket
+import time
+
+from envkit.drivers import cgroup
+
+SETTLED = 8.0
+"""Seconds that the kernel gets to finish what it does after a process has ended."""
+
+
+def traces(envkit):
+    """Return a line for each mount, loop device, process, control group, network device and directory."""
+    own = _processes(envkit)
+    return {
+        *(f"mount {line}" for line in _mounts(envkit)),
+        *(f"loop device {path}" for path in _loop_devices(envkit)),
+        *(f"process {pid} {text}" for pid, text in own.items()),
+        *(f"control group {path}" for path in _groups(own)),
+        *(f"network device {name}" for name in _network_devices(own)),
+        *(f"directory {path}" for path in _directories(envkit)),
+    }
+
+
+def new_traces(envkit, before):
+    """Return what is there now and was not before; waits a little for it to go."""
+    deadline = time.monotonic() + SETTLED
+    while (new := traces(envkit) - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return sorted(new)
+
+
+def _mine(envkit, text):
+    return any(f"{place}{end}" in text for place in (envkit.root, envkit.run_directory) for end in "/ \0,:\n")
+
+
+def _mounts(envkit):
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return [line.strip() for line in file if _mine(envkit, line)]
+
+
+def _loop_devices(envkit):
+    found = []
+    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+            if _mine(envkit, file.read()):
+                found.append(path)
+    return found
+
+
+def _processes(envkit):
+    """Return pid and command line of the root's processes, by what they were called with or have mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        here = _mine(envkit, file.read())
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        words = _read(f"/proc/{pid}/cmdline")
+        known = _mine(envkit, words + _read(f"/proc/{pid}/environ"))
+        # A process inside a container knows nothing of the root, but its overlay does.
+        if int(pid) != os.getpid() and (known or (not here and _mine(envkit, _read(f"/proc/{pid}/mountinfo")))):
+            found[int(pid)] = words.replace("\0", " ")[:200]
+    return found
+
+
+def _groups(own):
+    """Return containers' control groups that hold nothing but processes of this root, or nothing."""
+    tops = [cgroup.ROOT] if cgroup.is_unified() else glob.glob(f"{cgroup.ROOT}/*")
+    found = []
+    for path in (group for top in tops for group in glob.glob(f"{top}/lxc.*.envkit-*")):
+        members = {int(line) for name in glob.glob(f"{path}/**/cgroup.procs", recursive=True) for line in _lines(name)}
+        if members <= set(own):
+            found.append(path)
+    return found
+
+
+def _network_devices(own):
+    """Return containers' devices on this machine, but those that lead to a container of another root."""
+    foreign = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) not in own and "/lxc.payload." in _read(f"/proc/{pid}/cgroup"):
+            foreign.add(_read(f"/proc/{pid}/root/sys/class/net/eth0/iflink").strip())
+    named = {name: str(index) for index, name in socket.if_nameindex()}
+    return [name for name, index in named.items() if name.startswith(("envkit-", "veth")) and index not in foreign]
+
+
+def _directories(envkit):
+    found = glob.glob(f"{envkit.root}/runs/*") + glob.glob(f"{envkit.root}/tmp/*")
+    found += glob.glob(f"{envkit.root}/sessions/*/*") + glob.glob(f"{envkit.root}/sessions/*/.*")
+    found += glob.glob(f"{envkit.root}/cache/layers/*/*.new")
+    return found + glob.glob(f"{envkit.run_directory}/lxc/*") + glob.glob(f"{envkit.run_directory}/mnt/*")
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _lines(path):
+    return _read(path).split()
