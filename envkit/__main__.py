@@ -27,12 +27,14 @@ def _run() -> None:
         return
     # A short-lived process makes no garbage worth collecting, and what it has is the kernel's to free: 3 ms of a start.
     gc.disable()
-    from envkit.cli.job import run_job
+    from envkit.cli.job import run_failures, run_job
     from envkit.config.load import load
 
     settings, values, command = plain
     try:
-        code = run_job(load(settings), values, command)
+        with run_failures():
+            config = load(settings)
+        code = run_job(config, values, command)
     except EnvkitError as error:
         code = show(error)
     except KeyboardInterrupt:

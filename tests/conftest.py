@@ -15,12 +15,17 @@ import pytest
 
 from envkit.drivers import cgroup, probes
 from envkit.drivers.aptsources import debian_sources, read_host
+from envkit.drivers.process import SYSTEM_PATH
 from envkit.errors import EnvkitError
 from envkit.image import erofs
 from envkit.model.tree import TREE_FORMAT, Entry, Kind, Tree
 
 DISK = os.environ.get("ENVKIT_TEST_DIR", "/var/tmp")
 """A directory on a real disk file system: overlayfs on a tmpfs or on another overlay behaves differently."""
+
+
+_PROGRAMS = ("lxc-execute", "lxc-attach", "nft", "busybox", "mount", "losetup", "ip", "mkfs.ext4", "setpriv", "tar")
+"""What envkit calls, and what its tests call beside that."""
 
 
 class Lack(NamedTuple):
@@ -53,8 +58,8 @@ def _root() -> Lack | None:
 def _lxc() -> Lack | None:
     if (missing := lack("root")) is not None:
         return missing
-    for program in ("lxc-execute", "lxc-attach", "busybox"):
-        if shutil.which(program) is None:
+    for program in _PROGRAMS:
+        if shutil.which(program, path=SYSTEM_PATH) is None:
             return Lack(f"{program} is not installed")
     if not os.path.exists("/proc/self/ns/user"):
         return Lack("the kernel has no user namespaces", kernel=True)

@@ -1,7 +1,8 @@
 """Owns turning the options of a job, as text, into a `Job`; and running it."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from envkit.cli.progress import progress
 from envkit.config.model import NETWORKS, Config
@@ -68,8 +69,15 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
     from envkit.services.context import Context
     from envkit.services.run import run
 
-    try:
+    with run_failures():
         return run(Context(config, progress()), job_from(values, command))
+
+
+@contextlib.contextmanager
+def run_failures() -> Iterator[None]:
+    """Give the code of env(1) to errors in the block: `run` answers for another command, so its own are all alike."""
+    try:
+        yield
     except EnvkitError as error:
         if error.exit_code < EXIT_TIMEOUT:
             error.exit_code = EXIT_RUN_FAILED

@@ -1,5 +1,6 @@
 """Owns the command tree: names and one-line helps here, each command's code in its own module, imported when used."""
 
+import contextlib
 import importlib
 import sys
 
@@ -8,6 +9,7 @@ import click
 from envkit import __version__
 from envkit.cli.app import App
 from envkit.cli.boundary import flush, show, show_interrupt
+from envkit.cli.job import run_failures
 from envkit.cli.options import GLOBAL
 from envkit.cli.params import click_options
 from envkit.config.load import load
@@ -94,4 +96,5 @@ def cli(context: click.Context, /, **flags: str | None) -> None:
 
     Open a root shell over a read-only base, install anything, save only the difference, and run jobs in it.
     """
-    context.obj = App(load(flags))
+    with run_failures() if context.invoked_subcommand == "run" else contextlib.nullcontext():
+        context.obj = App(load(flags))

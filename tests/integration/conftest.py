@@ -1,6 +1,7 @@
 """Roots for the command line on a real disk, and the bases that tests start from; all of it gone in the end."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 import tempfile
@@ -29,8 +30,8 @@ def new_root(disk):
     """A function that makes another root; each has to be empty of sessions and running things in the end."""
     made = {}
 
-    def make(**options):
-        envkit = Envkit(f"{disk}/root-{len(made)}", **options)
+    def make(*, place="root", **options):
+        envkit = Envkit(f"{disk}/{place}-{len(made)}", **options)
         made[envkit] = traces(envkit)
         return envkit
 
@@ -42,7 +43,8 @@ def new_root(disk):
             envkit("close", session["session"], "--discard").ok()
         envkit("doctor", "--fix")
         left = new_traces(envkit, before)
-        shutil.rmtree(envkit.run_directory, ignore_errors=True)
+        for path in (envkit.run_directory, f"/run/lxc/lock{envkit.run_directory}"):
+            shutil.rmtree(path, ignore_errors=True)
         assert left == [], f"{envkit.root} left something behind"
 
 
@@ -105,9 +107,9 @@ def debian(shared):
 
 
 @pytest.fixture
-def canary(tmp_path):
-    """A directory with a file, and a function that tells whether anything in it has changed."""
-    place = tmp_path / "canary"
-    place.mkdir()
-    (place / "passwd").write_text("untouched\n")
-    return place
+def place(disk):
+    """An empty directory that every user can reach, which pytest's own are not."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="place-", dir=disk))
+    path.chmod(0o755)
+    yield path
+    remove_tree(str(path))

@@ -81,17 +81,19 @@ def _run(*words):
 
 def test_the_checker_sees_what_is_left(envkit, before):
     """A control for all the others: each kind of trace is planted, seen, and seen to be gone."""
-    group = next(path for path in (f"{cgroup.ROOT}/pids", cgroup.ROOT) if os.path.isdir(path)) + "/lxc.payload.envkit-x"
+    group = (
+        next(path for path in (f"{cgroup.ROOT}/pids", cgroup.ROOT) if os.path.isdir(path))
+        + f"/lxc.payload.envkit-x{os.getpid()}"
+    )
     place, image = f"{envkit.root}/planted", f"{envkit.root}/planted.img"
     with contextlib.ExitStack() as cleanup:
 
-        def plant(make, undo):
+        def plant(kind, make, undo):
             made = make()
             cleanup.callback(undo, made)
-            (seen,) = wait_until(lambda: traces(envkit) - before, "the trace is seen", patience=5)
+            wait_until(lambda: any(line.startswith(kind) for line in traces(envkit) - before), f"{kind} is seen")
             cleanup.close()
             assert new_traces(envkit, before) == []
-            return seen.split(" /")[0].split(" envkit-")[0]
 
         def start(*words):
             return subprocess.Popen(words, env={"ENVKIT_ROOT": envkit.root} if words[0] == "/bin/sleep" else None)
@@ -108,20 +110,21 @@ def test_the_checker_sees_what_is_left(envkit, before):
         os.mkdir(place)
         try:
             script = f"mount -t tmpfs planted {place} && exec sleep 1000"
-            assert plant(lambda: start("/bin/sleep", "1000"), stop).startswith("process ")
-            assert plant(lambda: start("unshare", "-m", "sh", "-c", script), stop).startswith("process ")
-            assert plant(lambda: os.mkdir(group), lambda _: os.rmdir(group)) == "control group"
-            assert plant(lambda: os.mkdir(f"{envkit.root}/runs/x"), lambda _: os.rmdir(f"{envkit.root}/runs/x"))
-            assert plant(touch, lambda device: _run("losetup", "-d", device)) == "loop device"
-            veth = ("envkit-253", "type", "veth", "peer", "name", "planted253")
-            unlink = ("ip", "link", "del", "envkit-253")
-            assert plant(lambda: _run("ip", "link", "add", *veth), lambda _: _run(*unlink)) == "network device"
+            plant("process", lambda: start("/bin/sleep", "1000"), stop)
+            plant("process", lambda: start("unshare", "-m", "sh", "-c", script), stop)
+            plant("control group", lambda: os.mkdir(group), lambda _: os.rmdir(group))
+            plant("directory", lambda: os.mkdir(f"{envkit.root}/runs/x"), lambda _: os.rmdir(f"{envkit.root}/runs/x"))
+            plant("loop device", touch, lambda device: _run("losetup", "-d", device))
+            veth = (f"envkit-x{os.getpid()}", "type", "veth", "peer", "name", f"peer-{os.getpid()}")
+            unlink = ("ip", "link", "del", veth[0])
+            plant(f"network device {veth[0]}", lambda: _run("ip", "link", "add", *veth), lambda _: _run(*unlink))
             tmpfs = ("mount", "-t", "tmpfs", "planted", place)
-            assert plant(lambda: _run(*tmpfs), lambda _: _run("umount", place)).startswith("mount ")
+            plant("mount", lambda: _run(*tmpfs), lambda _: _run("umount", place))
         finally:
             cleanup.close()
             os.rmdir(place)
-            os.unlink(image)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(image)
 
 
 # Killed
