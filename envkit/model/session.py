@@ -18,11 +18,20 @@ class Saved(Record):
     fingerprint: str
 
 
+class Pending(Record):
+    """A save that was about to take a version number (or a later one): number, digest of its layer, fingerprint."""
+
+    number: int
+    tree: str
+    fingerprint: str
+
+
 class Session(Record):
     """A session on environment `env`, opened on the version `parent`, whose layers lie below its upper directory.
 
     `identity` names its container; `base` is the base at the bottom; `known` is the highest version number that the
-    environment had when the session was opened; `saved` is None until the first save.
+    environment had when the session was opened; `saved` is None until the first save, `pending` but for the
+    moment between a version and the note of it in here.
     """
 
     env: EnvName
@@ -35,6 +44,7 @@ class Session(Record):
     description: str = ""
     created: str = ""
     saved: Saved | None = None
+    pending: Pending | None = None
 
     @property
     def next_version(self) -> int:
@@ -58,6 +68,8 @@ def session_to_json(session: Session) -> bytes:
         "created": session.created,
         "saved": None if session.saved is None else [session.saved.number, session.saved.fingerprint],
     }
+    if session.pending is not None:
+        document["pending"] = [session.pending.number, session.pending.tree, session.pending.fingerprint]
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
@@ -70,7 +82,7 @@ def session_from_json(data: bytes, *, where: str) -> Session:
         document = json.loads(data)
         if document["format"] != SESSION_FORMAT:
             raise Damaged(f"{where} has format {document['format']!r:.20}, this envkit reads {SESSION_FORMAT}")
-        saved = document["saved"]
+        saved, pending = document["saved"], document.get("pending")
         layers = tuple(
             LayerRef(tree=tree, entries=entries, size=size, stored=stored)
             for tree, entries, size, stored in document["layers"]
@@ -88,6 +100,7 @@ def session_from_json(data: bytes, *, where: str) -> Session:
             description=document["description"],
             created=document["created"],
             saved=None if saved is None else Saved(number=saved[0], fingerprint=saved[1]),
+            pending=None if pending is None else Pending(number=pending[0], tree=pending[1], fingerprint=pending[2]),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Damaged(f"{where} is not a session record", details=str(error)) from error

@@ -19,7 +19,7 @@ from envkit.errors import EnvkitError
 from envkit.model.idmap import shifted
 from envkit.model.ids import EnvRef
 from envkit.model.merge import merge
-from envkit.model.session import Saved, Session
+from envkit.model.session import Pending, Saved, Session
 from envkit.model.tree import Entry, Kind
 from envkit.model.version import Finding, Report, Version, VersionKind
 from envkit.node import session as sessions
@@ -81,7 +81,7 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
     waivers = [Allow.parse(text) for text in allow]
     session = _load(context, name)
     with sessions.session_lock(context.paths, session.env):
-        session = sessions.load_session(context.paths, session.env)
+        session = _settled(context, sessions.load_session(context.paths, session.env))
         with frozen(context, session), _scan(context, session) as scan:
             cleaned = _clean(context, session, scan, waivers)
             fingerprint = _fingerprint(cleaned)
@@ -102,6 +102,8 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
             arch=session.arch,
             report=cleaned.report,
         )
+        pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
+        sessions.update_session(context.paths, session.replace(pending=pending))
         version = versions.publish(context.store, draft, expected=session.next_version)
         saved = Saved(number=version.number, fingerprint=fingerprint)
         sessions.update_session(context.paths, session.replace(saved=saved))
@@ -130,6 +132,7 @@ def plan(context: Context, name: str, *, allow: Sequence[str] = ()) -> Draft:
 
 def has_unsaved_changes(context: Context, session: Session) -> bool:
     """Tell whether a save would store something that the last one did not."""
+    session = _settled(context, session)
     if not os.path.isdir(_upper(context, session)):
         return False
     try:
@@ -164,6 +167,19 @@ def frozen(context: Context, session: Session) -> Iterator[None]:
 def _load(context: Context, name: str) -> Session:
     require_root("saving a session")
     return sessions.load_session(context.paths, EnvRef.parse(name, owner=context.owner).env)
+
+
+def _settled(context: Context, session: Session) -> Session:
+    """Return a session that knows its last save, also where that was killed right after it had become a version."""
+    pending = session.pending
+    if pending is None:
+        return session
+    for number in versions.numbers(context.store, session.env):
+        if number >= pending.number:
+            version = versions.load(context.store, session.env, number)
+            if version.parent == session.parent and version.layers and version.layers[-1].tree == pending.tree:
+                return session.replace(saved=Saved(number=number, fingerprint=pending.fingerprint), pending=None)
+    return session.replace(pending=None)
 
 
 def _upper(context: Context, session: Session) -> str:

@@ -368,11 +368,11 @@ def test_a_killed_save_leaves_the_old_state_or_the_new_and_the_next_one_works(en
         envkit("save", name).ok()
         known = [1]
         seen = set()
-        for step in range(6):
-            script = f"echo {step} >/opt/round; head -c 20000000 /dev/urandom >/opt/blob; sha256sum /opt/blob >/opt/sum"
+        for step in range(5):
+            script = f"echo {step} >/opt/round; head -c 8000000 /dev/urandom >/opt/blob; sha256sum /opt/blob >/opt/sum"
             envkit.inside(name, script).ok()
             with envkit.start("save", name) as process:
-                time.sleep(0.15 + 0.1 * step)
+                time.sleep(0.2 + 0.08 * step)
                 process.kill()
             seen.add(process.returncode)
             versions = _versions(envkit, name)
@@ -387,6 +387,28 @@ def test_a_killed_save_leaves_the_old_state_or_the_new_and_the_next_one_works(en
         assert -9 in seen, "no save was ever killed"
         assert known == sorted(known, reverse=True)
         assert envkit.json("status", name)[0]["unsaved"] is False
+
+
+def test_a_save_killed_right_after_its_version_was_made_is_known_as_the_sessions_own(envkit, name):
+    """No kill from outside hits this moment: it is made by hand, from the two states before and after it."""
+    with envkit.session(name, script="echo 1 >/opt/x"):
+        record = f"{envkit.directory(name)}/session.json"
+        with open(record, encoding="utf-8") as file:
+            before = json.load(file)
+        envkit("save", name).ok()
+        with open(record, encoding="utf-8") as file:
+            after = json.load(file)
+        tree = envkit.json("info", name)["layers"][-1]["tree"]
+        with open(record, "w", encoding="utf-8") as file:
+            json.dump(before | {"pending": [1, tree, after["saved"][1]]}, file)
+        assert envkit("save", name).stderr == f"nothing changed since lab/{name}@1\n"
+        with open(record, "w", encoding="utf-8") as file:
+            json.dump(before | {"pending": [1, tree, after["saved"][1]]}, file)
+        envkit.inside(name, "echo 2 >/opt/x").ok()
+        assert envkit("save", name).ok() == f"lab/{name}@2"
+        with open(record, "w", encoding="utf-8") as file:
+            json.dump(before | {"pending": [1, "0" * 64, after["saved"][1]]}, file)
+        envkit("save", name).fails(4, "was saved meanwhile")
 
 
 def test_a_save_that_is_interrupted_by_ctrl_c_thaws_the_session(envkit, name):
