@@ -43,6 +43,11 @@ def require_program(name: str) -> str:
     return path
 
 
+def _located(argv: Sequence[str]) -> list[str]:
+    """Return an argv whose program is a path."""
+    return [argv[0] if "/" in argv[0] else require_program(argv[0]), *argv[1:]]
+
+
 def minimal_environment() -> dict[str, str]:
     """Return the environment for programs: a fixed PATH, English messages, and the terminal's type."""
     return {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "TERM": os.environ.get("TERM", "dumb"), "HOME": "/root"}
@@ -69,11 +74,11 @@ def run(
     """
     import subprocess  # late: 15 ms that a warm run does not pay
 
-    program = argv[0] if "/" in argv[0] else require_program(argv[0])
+    located = _located(argv)
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(
-            [program, *argv[1:]],
+            located,
             env=minimal_environment() | dict(env or {}),
             stdin=pipe if input is not None else subprocess.DEVNULL if stdin is None else stdin,
             stdout=pipe if stdout is None else stdout,
@@ -81,7 +86,7 @@ def run(
             preexec_fn=preexec,
         )
     except FileNotFoundError as error:
-        raise ProgramMissing(program) from error
+        raise ProgramMissing(located[0]) from error
     try:
         out, err = process.communicate(input, timeout)
     except subprocess.TimeoutExpired as error:
@@ -111,14 +116,14 @@ def pipeline(
         # Errors go to files: with pipes, one program could block on its messages while the other waits for it.
         logs = [files.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
         first = subprocess.Popen(
-            [require_program(producer[0]) if "/" not in producer[0] else producer[0], *producer[1:]],
+            _located(producer),
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=logs[0],
         )
         second = subprocess.Popen(
-            [require_program(consumer[0]) if "/" not in consumer[0] else consumer[0], *consumer[1:]],
+            _located(consumer),
             env=dict(env),
             stdin=first.stdout,
             stdout=subprocess.DEVNULL,

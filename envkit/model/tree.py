@@ -6,7 +6,7 @@ from a store and everything else: a tree that passed it needs no second look.
 """
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -210,8 +210,3 @@ def _content_problem(entry: Entry, chunks: Sequence[Chunk]) -> str | None:
             return "reads beyond the end of a chunk"
         end = segment.start + segment.length
     return None
-
-
-def walk_files(tree: Tree) -> Iterator[Entry]:
-    """Yield the files of a tree that have content."""
-    return (entry for entry in tree.entries if entry.kind is _FILE and entry.segments)
