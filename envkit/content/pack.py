@@ -1,15 +1,20 @@
 """Owns packs: chunks are hashed, compressed and gathered in the order in which they came, and handed on when full.
 
+A pack begins with a skippable zstd frame that holds the epoch of the store: what is written again after a collection
+has another digest than the pack that may be under deletion. Within an epoch the same chunks give the same packs, so
+that a save that is repeated finds what the first try stored.
+
 Hashing and compression run in a few threads (both let go of the interpreter lock), storing in others; the result is
 the same for any number of them. Knows no store: `put` is one, `known` says what need not be stored again.
 """
 
 import hashlib
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import local
 from types import TracebackType
 from typing import Self
@@ -22,8 +27,13 @@ PACK_TARGET = 24 << 20
 _UPLOADS = 2
 _AHEAD = 4  # chunks a thread may be ahead, in hashing and in compression
 
+# Skippable frames begin with one of sixteen magic numbers and the length of what follows.
+_HEADER = struct.Struct("<IIQ")
+_SKIPPABLE = 0x184D2A5E
+
 Put = Callable[[str, Sequence[bytes]], object]
 """Stores the frames of a pack under its digest in hexadecimal. Called from other threads, several at once."""
+HEADER_SIZE = _HEADER.size
 Known = Callable[[bytes], Chunk | None]
 """Returns where a chunk, given by its digest, lies in the store already."""
 
@@ -56,8 +66,10 @@ class _New:
 
 @dataclass
 class _OpenPack:
-    frames: list[bytes] = field(default_factory=list)
-    size: int = 0
+    """A pack that is being filled: its frames, the header's first."""
+
+    frames: list[bytes]
+    size: int = HEADER_SIZE
 
 
 class PackWriter:
@@ -68,6 +80,7 @@ class PackWriter:
         put: Put,
         *,
         known: Known = lambda digest: None,
+        epoch: int = 0,
         level: int = frame.LEVEL,
         threads: int | None = None,
         target: int = PACK_TARGET,
@@ -76,6 +89,7 @@ class PackWriter:
         self._known = known
         self._level = level
         self._target = target
+        self._header = header(epoch)
         self._threads = threads or min(8, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="envkit-pack")
         self._uploads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="envkit-put")
@@ -87,7 +101,7 @@ class PackWriter:
         self._places: dict[bytes, int] = {}
         self._numbers: list[int] = []
         self._added = 0
-        self._open = _OpenPack()
+        self._open = _OpenPack([self._header])
         self._packs: list[bytes] = []
         self._sealed = 0
         self._stored = 0
@@ -153,12 +167,12 @@ class PackWriter:
 
     def _seal(self) -> None:
         """End the open pack and have it stored."""
-        if self._open.frames:
+        if len(self._open.frames) > 1:
             self._collect(_UPLOADS - 1)
             self._uploading.append(self._uploads.submit(self._upload, self._open.frames))
             self._stored += self._open.size
             self._sealed += 1
-            self._open = _OpenPack()
+            self._open = _OpenPack([self._header])
 
     def _collect(self, left: int) -> None:
         while len(self._uploading) > left:
@@ -180,6 +194,11 @@ class PackWriter:
         if isinstance(row, Chunk):
             return row
         return Chunk(row.digest, row.size, self._packs[row.pack], row.offset, row.stored)
+
+
+def header(epoch: int) -> bytes:
+    """Return what a pack of an epoch begins with; zstd itself skips it."""
+    return _HEADER.pack(_SKIPPABLE, 8, epoch)
 
 
 def _digest(plain: bytes) -> bytes:

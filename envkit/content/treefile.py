@@ -24,6 +24,7 @@ class _Limited(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     format: int
     entries: Annotated[list[Entry], msgspec.Meta(max_length=MAX_ENTRIES)]
     chunks: Annotated[list[Chunk], msgspec.Meta(max_length=MAX_CHUNKS)]
+    epoch: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -67,7 +68,7 @@ def decode(data: bytes, digest: str) -> Tree:
     try:
         with _no_collector():
             limited = _decoder.decode(plain)
-            tree = Tree(limited.format, limited.entries, limited.chunks)
+            tree = Tree(limited.format, limited.entries, limited.chunks, limited.epoch)
             check_tree(tree)
     except (msgspec.DecodeError, RecursionError) as error:
         raise DamagedTree(digest, str(error)) from error

@@ -22,6 +22,7 @@ MAX_CHUNK = 4 * 1024 * 1024
 MAX_FILE = 1 << 45
 MAX_ID = (1 << 31) - 2
 MAX_MTIME_SECONDS = (1 << 34) - 1
+MAX_EPOCH = 99_999_999
 
 
 class Kind(enum.IntEnum):
@@ -90,11 +91,16 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Tree(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A layer: entries in canonical order (see `path_key`), and the chunks that their segments name."""
+    """A layer: entries in canonical order (see `path_key`), and the chunks that their segments name.
+
+    `epoch` counts the collections of the store before it was written: a tree that is written again after one has
+    another digest than the one that may be under deletion.
+    """
 
     format: int
     entries: list[Entry]
     chunks: list[Chunk]
+    epoch: int = 0
 
     @property
     def logical_size(self) -> int:
@@ -119,6 +125,8 @@ def check_tree(tree: Tree) -> None:
         raise Damaged(
             f"tree of format {tree.format}: this envkit reads format {TREE_FORMAT}", resolution="update envkit"
         )
+    if not 0 <= tree.epoch <= MAX_EPOCH:
+        raise Damaged("tree: its epoch is out of range")
     for number, chunk in enumerate(tree.chunks):
         if len(chunk.digest) != 32 or len(chunk.pack) != 32:
             raise Damaged(f"tree: chunk {number} has a digest of the wrong length")

@@ -15,6 +15,7 @@ from envkit.overlay.scan import scan_directory
 from envkit.services import environments
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import Doomed, now
+from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
 
@@ -94,21 +95,20 @@ def _check_root(directory: str) -> None:
 def _store_directory(context: Context, env: EnvName, directory: str, *, message: str) -> Version:
     with counting(context, "scanning") as advance:
         scan = scan_directory(directory, advance)
-    with scan:
-        entries = _as_base(scan.entries)
+    with scan, writing(context) as writer:
         expected = versions.next_number(context.store, env)
-        layer = store_layer(context, entries, scan.open)
-    draft = Version(
-        env=env,
-        number=expected,
-        kind=VersionKind.BASE,
-        layers=(layer,),
-        message=message,
-        author=context.owner,
-        created=now(),
-        arch=platform.machine(),
-    )
-    return versions.publish(context.store, draft, expected=expected)
+        layer = store_layer(context, writer, _as_base(scan.entries), scan.open)
+        draft = Version(
+            env=env,
+            number=expected,
+            kind=VersionKind.BASE,
+            layers=(layer,),
+            message=message,
+            author=context.owner,
+            created=now(),
+            arch=platform.machine(),
+        )
+        return writer.publish(draft, expected=expected)
 
 
 def _as_base(entries: list[Entry]) -> list[Entry]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from envkit.drivers import cgroup, libc
+from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
 from envkit.drivers.subids import container_range
 from envkit.errors import EnvkitError
@@ -21,7 +22,7 @@ from envkit.model.ids import EnvRef
 from envkit.model.merge import merge
 from envkit.model.session import Pending, Saved, Session
 from envkit.model.tree import Entry, Kind
-from envkit.model.version import Finding, Report, Version, VersionKind
+from envkit.model.version import Finding, LayerRef, Report, Version, VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import container_name
 from envkit.overlay.errors import ChangedMeanwhile
@@ -30,6 +31,7 @@ from envkit.sanitize import Allow, apply_plan, make_plan, report
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
 from envkit.services.layers import layer_tree
+from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
 
@@ -82,31 +84,25 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
     session = _load(context, name)
     with sessions.session_lock(context.paths, session.env):
         session = _settled(context, sessions.load_session(context.paths, session.env))
-        with frozen(context, session), _scan(context, session) as scan:
-            cleaned = _clean(context, session, scan, waivers)
-            fingerprint = _fingerprint(cleaned)
-            if session.saved is not None and session.saved.fingerprint == fingerprint:
-                version = versions.load(context.store, session.env, session.saved.number)
-                return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
-            layer = store_layer(context, cleaned.entries, _reader(scan, cleaned))
-        draft = Version(
-            env=session.env,
-            number=session.next_version,
-            kind=VersionKind.ENVIRONMENT,
-            layers=(*session.layers, layer),
-            base=session.base,
-            parent=session.parent,
-            message=message or session.description,
-            author=context.owner,
-            created=now(),
-            arch=session.arch,
-            report=cleaned.report,
-        )
-        pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
-        sessions.update_session(context.paths, session.replace(pending=pending))
-        version = versions.publish(context.store, draft, expected=session.next_version)
+        crash_point("save:begin")
+        with writing(context) as writer:
+            with frozen(context, session), _scan(context, session) as scan:
+                cleaned = _clean(context, session, scan, waivers)
+                fingerprint = _fingerprint(cleaned)
+                if session.saved is not None and session.saved.fingerprint == fingerprint:
+                    version = versions.load(context.store, session.env, session.saved.number)
+                    return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
+                layer = store_layer(context, writer, cleaned.entries, _reader(scan, cleaned))
+            crash_point("save:stored")
+            draft = _draft(context, session, layer, cleaned.report, message)
+            pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
+            sessions.update_session(context.paths, session.replace(pending=pending))
+            crash_point("save:pending")
+            version = writer.publish(draft, expected=session.next_version)
+            crash_point("save:published")
         saved = Saved(number=version.number, fingerprint=fingerprint)
         sessions.update_session(context.paths, session.replace(saved=saved))
+        crash_point("save:end")
     return SaveResult(
         version=version,
         unchanged=False,
@@ -114,6 +110,22 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
         size=layer.size,
         stored=layer.stored,
         notes=cleaned.notes,
+    )
+
+
+def _draft(context: Context, session: Session, layer: LayerRef, report: Report, message: str) -> Version:
+    return Version(
+        env=session.env,
+        number=session.next_version,
+        kind=VersionKind.ENVIRONMENT,
+        layers=(*session.layers, layer),
+        base=session.base,
+        parent=session.parent,
+        message=message or session.description,
+        author=context.owner,
+        created=now(),
+        arch=session.arch,
+        report=report,
     )
 
 

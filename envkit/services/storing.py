@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from envkit.content import treefile
 from envkit.content.chunker import chunk_files, renumber
 from envkit.content.pack import PackWriter
+from envkit.drivers.crash import crash_point
 from envkit.drivers.files import make_directory, write_atomic
 from envkit.errors import Damaged
 from envkit.model.tree import TREE_FORMAT, Chunk, Entry, Kind, Tree
 from envkit.model.version import LayerRef
 from envkit.services.context import Context
+from envkit.services.publishing import Writer
+from envkit.store.base import Store
 from envkit.store.errors import PacksMissing, StoreError
 from envkit.store.index import ChunkIndex
-from envkit.store.objects import get_tree, put_pack, put_tree, tree_digests, verify_packs
+from envkit.store.objects import get_tree, put_pack, put_tree, tree_digests
 from envkit.store.open import read_format
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ Content = Iterable[tuple[int, bytes]]
 OpenContent = Callable[[Entry], Content]
 
 
-def store_layer(context: Context, entries: Sequence[Entry], read: OpenContent) -> LayerRef:
+def store_layer(context: Context, writer: Writer, entries: Sequence[Entry], read: OpenContent) -> LayerRef:
     """Store a layer; on return it is durable, and everything that it refers to is known to be there.
 
     :param entries: in canonical order, files without segments.
@@ -34,54 +37,71 @@ def store_layer(context: Context, entries: Sequence[Entry], read: OpenContent) -
         store has turn out to be wrong.
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
-    with ChunkIndex(context.paths.index, read_format(context.store).id) as index:
-        _learn_new_trees(context, index)
+    with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
+        _learn_new_trees(context, writer.store, index)
         try:
-            return _store(context, index, entries, read)
+            return _store(context, writer, index, entries, read)
         except PacksMissing as error:
             logger.warning("%s; storing again what they held", error.brief)
             index.forget(bytes.fromhex(digest) for digest in error.digests)
-            return _store(context, index, entries, read)
+            return _store(context, writer, index, entries, read)
 
 
-def _store(context: Context, index: ChunkIndex, entries: Sequence[Entry], read: OpenContent) -> LayerRef:
-    store = context.store
+def _store(
+    context: Context, writer: Writer, index: ChunkIndex, entries: Sequence[Entry], read: OpenContent
+) -> LayerRef:
+    store = writer.store
     total = sum(entry.size for entry in entries if entry.kind is Kind.FILE)
     with (
-        PackWriter(lambda digest, frames: put_pack(store, digest, frames), known=_finder(index)) as writer,
+        PackWriter(_putter(store), known=_finder(writer, index), epoch=writer.epoch) as packs,
         context.progress.step("storing", total=total, unit="bytes") as step,
     ):
         files = ((entry, _counted(read(entry), step.advance) if entry.size else ()) for entry in entries)
-        segmented = list(chunk_files(files, writer.add))
-        packed = writer.finish()
-    tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks)
+        segmented = list(chunk_files(files, packs.add))
+        packed = packs.finish()
+    crash_point("store:packs")
+    tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
     digest, data = treefile.encode(tree)
     if not put_tree(store, digest, data):
         treefile.decode(get_tree(store, digest), digest)  # somebody else wrote it: only reading shows that it is whole
-    verify_packs(store, packed.reused)
+    crash_point("store:tree")
+    writer.verify(packed.reused)
     index.learn(digest, packed.chunks)
     make_directory(context.paths.trees)
     write_atomic(f"{context.paths.trees}/{digest}", data)
+    crash_point("store:learned")
     stored = packed.stored + len(data)
     return LayerRef(tree=digest, entries=len(entries), size=tree.logical_size, stored=stored)
 
 
-def _learn_new_trees(context: Context, index: ChunkIndex) -> None:
+def _learn_new_trees(context: Context, store: Store, index: ChunkIndex) -> None:
     """Bring this machine's notes on which chunks the store has up to date.
 
     A tree that cannot be read is passed over: it is its own environment's damage, and only costs deduplication here.
     """
-    for digest in index.unseen(tree_digests(context.store)):
+    for digest in index.unseen(tree_digests(store)):
         try:
-            chunks = treefile.decode(get_tree(context.store, digest), digest).chunks
+            chunks = treefile.decode(get_tree(store, digest), digest).chunks
         except (Damaged, StoreError) as error:
             logger.warning("passing over a tree of the store: %s", error.brief)
             continue
         index.learn(digest, chunks)
 
 
-def _finder(index: ChunkIndex) -> Callable[[bytes], Chunk | None]:
-    return lambda digest: index.find([digest]).get(digest)
+def _putter(store: Store) -> Callable[[str, Sequence[bytes]], None]:
+    def put(digest: str, frames: Sequence[bytes]) -> None:
+        put_pack(store, digest, frames)
+        crash_point("store:pack")
+
+    return put
+
+
+def _finder(writer: Writer, index: ChunkIndex) -> Callable[[bytes], Chunk | None]:
+    def find(digest: bytes) -> Chunk | None:
+        chunk = index.find([digest]).get(digest)
+        return chunk if chunk is not None and writer.may_reuse(chunk) else None
+
+    return find
 
 
 def _counted(content: Content, advance: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:

@@ -1,12 +1,16 @@
-"""Owns what a store is: immutable objects under checked keys, and the six verbs that every backend has.
+"""Owns what a store is: immutable objects under checked keys, and the verbs that every backend has.
 
 The public verbs check keys on their way in and out, so that a backend never sees a path that leaves the store.
 What the keys mean is `layout`'s; which backend a URL names is `open`'s.
 """
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+
+from envkit.model.record import Record
+from envkit.store.errors import StoreUnreadable
 
 MAX_KEY = 1024
 MAX_COMPONENT = 255
@@ -21,6 +25,13 @@ def is_component(name: str) -> bool:
 def is_key(text: str) -> bool:
     """Tell whether text is a key: components of letters, digits, `.`, `_` and `-`, with slashes between them."""
     return len(text) <= MAX_KEY and all(is_component(part) for part in text.split("/"))
+
+
+class Status(Record):
+    """What a store knows of an object: its size in bytes, and when it was written, in seconds by the store's clock."""
+
+    size: int
+    modified: float
 
 
 class Store(ABC):
@@ -61,7 +72,12 @@ class Store(ABC):
 
     def size(self, key: str) -> int | None:
         """Return the size of an object in bytes, or None if there is none."""
-        return self._size(_checked(key))
+        status = self.status(key)
+        return None if status is None else status.size
+
+    def status(self, key: str) -> Status | None:
+        """Return the size and the age of an object, or None if there is none."""
+        return self._status(_checked(key))
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -72,9 +88,23 @@ class Store(ABC):
 
         Objects whose names are no keys belong to somebody else and are left out.
         """
-        if prefix and not (prefix.endswith("/") and is_key(prefix[:-1])):
-            raise ValueError(f"invalid prefix {prefix!r}")
-        return filter(is_key, self._list(prefix))
+        return filter(is_key, self._list(_checked_prefix(prefix)))
+
+    def list_status(self, prefix: str = "") -> Iterator[tuple[str, Status]]:
+        """Yield keys as `list` does, each with its status; what is deleted meanwhile may be left out."""
+        return ((key, status) for key, status in self._list_status(_checked_prefix(prefix)) if is_key(key))
+
+    def now(self) -> float:
+        """Return the time by the clock that ages objects, in seconds: that of an object written for this."""
+        key = f"clock/{os.urandom(8).hex()}"
+        self.put_if_absent(key, b"")
+        try:
+            status = self.status(key)
+        finally:
+            self.delete(key)
+        if status is None:
+            raise StoreUnreadable(self.url, "an object that was just written is not there")
+        return status.modified
 
     @abstractmethod
     def _get(self, key: str, limit: int) -> bytes: ...
@@ -86,7 +116,7 @@ class Store(ABC):
     def _put_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool: ...
 
     @abstractmethod
-    def _size(self, key: str) -> int | None: ...
+    def _status(self, key: str) -> Status | None: ...
 
     @abstractmethod
     def _delete(self, key: str) -> None: ...
@@ -94,8 +124,20 @@ class Store(ABC):
     @abstractmethod
     def _list(self, prefix: str) -> Iterator[str]: ...
 
+    def _list_status(self, prefix: str) -> Iterator[tuple[str, Status]]:
+        """Backends whose listings say so much override this."""
+        for key in self._list(prefix):
+            if is_key(key) and (status := self._status(key)) is not None:
+                yield key, status
+
 
 def _checked(key: str) -> str:
     if not is_key(key):
         raise ValueError(f"invalid key {key!r}")
     return key
+
+
+def _checked_prefix(prefix: str) -> str:
+    if prefix and not (prefix.endswith("/") and is_key(prefix[:-1])):
+        raise ValueError(f"invalid prefix {prefix!r}")
+    return prefix

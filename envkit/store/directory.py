@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from envkit.store.base import Store, is_component
+from envkit.store.base import Status, Store, is_component
 from envkit.store.errors import (
     ObjectNotFound,
     ObjectTooLarge,
@@ -50,33 +50,30 @@ class DirectoryStore(Store):
 
         Ages are taken from the clock of the store's filesystem, which may be another machine's.
         """
+        now = self.now()
         root = self._root()
         try:
             with self._writing():
-                probe = _temporary_name()
-                os.close(os.open(probe, _CREATE, 0o600, dir_fd=root))
-                now = os.stat(probe, dir_fd=root, follow_symlinks=False).st_mtime
-                os.unlink(probe, dir_fd=root)
                 return _remove_leftovers(root, now - older_than)
         finally:
             os.close(root)
 
     def _get(self, key: str, limit: int) -> bytes:
-        with self._file(key) as (fd, size):
-            if size > limit:
-                raise ObjectTooLarge(self.url, key, size, limit)
-            return self._read(fd, key, 0, size)
+        with self._file(key) as (fd, status):
+            if status.size > limit:
+                raise ObjectTooLarge(self.url, key, status.size, limit)
+            return self._read(fd, key, 0, status.size)
 
     def _get_range(self, key: str, start: int, length: int) -> bytes:
-        with self._file(key) as (fd, size):
-            if start + length > size:
-                raise ObjectTruncated(self.url, key, size, start + length)
+        with self._file(key) as (fd, status):
+            if start + length > status.size:
+                raise ObjectTruncated(self.url, key, status.size, start + length)
             return self._read(fd, key, start, length)
 
-    def _size(self, key: str) -> int | None:
+    def _status(self, key: str) -> Status | None:
         try:
-            with self._file(key) as (_, size):
-                return size
+            with self._file(key) as (_, status):
+                return status
         except ObjectNotFound:
             return None
 
@@ -85,7 +82,7 @@ class DirectoryStore(Store):
         parent = self._made(folder)
         try:
             # Looking first spares writing a whole pack for nothing; link decides.
-            created = self._size(key) is None and self._write(parent, name, pieces)
+            created = self._status(key) is None and self._write(parent, name, pieces)
             # Also where the object was there already: its writer may not have come to this yet.
             with self._writing():
                 os.fsync(parent)
@@ -183,8 +180,8 @@ class DirectoryStore(Store):
         return fd
 
     @contextmanager
-    def _file(self, key: str) -> Iterator[tuple[int, int]]:
-        """Open an object for reading; give its descriptor and its size."""
+    def _file(self, key: str) -> Iterator[tuple[int, Status]]:
+        """Open an object for reading; give its descriptor and its status."""
         folder, _, name = key.rpartition("/")
         with self._folder(folder) as parent:
             if parent is None:
@@ -199,7 +196,7 @@ class DirectoryStore(Store):
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise self._foreign(key)
-            yield fd, status.st_size
+            yield fd, Status(size=status.st_size, modified=status.st_mtime)
         finally:
             os.close(fd)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from envkit.content import reader
 from envkit.content.errors import DamagedChunk
-from envkit.content.pack import PACK_TARGET, PackWriter
+from envkit.content.pack import HEADER_SIZE, PACK_TARGET, PackWriter
 from envkit.content.reader import ChunkReader
 from envkit.errors import EXIT_DAMAGED
 from envkit.model.tree import Chunk
@@ -66,7 +66,7 @@ def test_packs_are_named_by_their_bytes_and_made_of_frames_that_declare_their_si
     assert len(packs) > 3
     for digest, data in packs.items():
         assert hashlib.sha256(data).hexdigest() == digest
-    covered = dict.fromkeys(packs, 0)
+    covered = dict.fromkeys(packs, HEADER_SIZE)
     for chunk in result.chunks:
         pack = chunk.pack.hex()
         assert chunk.offset == covered[pack], "there is a gap, or the order is not that of the chunks"
@@ -80,6 +80,17 @@ def test_the_same_chunks_give_the_same_packs_whatever_the_number_of_threads():
     chunks = random_chunks(200)
     first = packed(chunks, target=50_000, threads=1)
     assert all(packed(chunks, target=50_000, threads=threads) == first for threads in (1, 2, 7))
+
+
+def test_an_epoch_gives_other_packs_and_zstd_reads_them_all():
+    chunks = random_chunks(20)
+    packs, first = packed(chunks, epoch=1)
+    others, second = packed(chunks, epoch=2)
+    assert packed(chunks, epoch=1) == (packs, first)
+    assert not set(packs) & set(others)
+    for data in (*packs.values(), *others.values()):
+        assert zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read() == b"".join(chunks)
+    assert [chunk.digest for chunk in first.chunks] == [chunk.digest for chunk in second.chunks]
 
 
 def test_a_pack_stays_below_32_mib():
@@ -106,7 +117,7 @@ def test_a_chunk_that_the_store_has_is_not_stored_again_but_has_to_be_looked_for
     more, second = packed([b"two", b"three", b"one"], known=there.get)
     assert second.chunks[0] == first.chunks[1]
     assert second.chunks[2] == first.chunks[0]
-    assert second.stored == sum(map(len, more.values())) == second.chunks[1].stored
+    assert second.stored == sum(map(len, more.values())) == HEADER_SIZE + second.chunks[1].stored
     (pack,) = packs
     assert second.reused == {pack: len(packs[pack])}
 
@@ -246,7 +257,7 @@ def test_changed_bits_and_missing_ends_of_packs_never_give_wrong_bytes(two_packs
 
 def test_a_pack_that_is_cut_short_is_told_as_such(two_packs):
     packs, chunk = Packs(two_packs[0]), two_packs[1].chunks[0]
-    packs[chunk.pack.hex()] = packs[chunk.pack.hex()][: chunk.stored - 1]
+    packs[chunk.pack.hex()] = packs[chunk.pack.hex()][: chunk.offset + chunk.stored - 1]
     problem = f"the pack is cut short, {chunk.stored - 1} of {chunk.stored} bytes are there"
     with pytest.raises(DamagedChunk, match=problem) as caught:
         ChunkReader(packs.get_range).read(chunk)

@@ -113,7 +113,8 @@ ROOT = Entry(b"", Kind.DIRECTORY, 0o755)
         ([1, [], []], "the first entry is not the root directory"),
         ([0, [ROOT], []], "tree of format 0"),
         ([1, [ROOT]], "Expected `array` of at least length 3"),
-        ([1, [ROOT], [], 4], "Expected `array` of at most length 3"),
+        ([1, [ROOT], [], 4, 5], "Expected `array` of at most length 4"),
+        ([1, [ROOT], [], -1], "its epoch is out of range"),
         ({"format": 1}, "Expected `array`, got `object`"),
         ([True, [ROOT], []], "Expected `int`, got `bool`"),
         ([1.0, [ROOT], []], "Expected `int`, got `float`"),
@@ -194,11 +195,12 @@ def test_the_stored_form_is_that_of_the_documentation():
         1,
         [ROOT, Entry(b"f", Kind.FILE, 0o644, 1, 2, 3, 1)],
         [Chunk(b"\1" * 32, 1, b"\2" * 32, 0, 10)],
+        epoch=7,
     )
     plain = frame.unpack(treefile.encode(tree)[1], size=len(msgspec.msgpack.encode(tree)))
     assert plain == (
-        b"\x93\x01\x92"
+        b"\x94\x01\x92"
         b"\x9b\xc4\x00\x01\xcd\x01\xed\x00\x00\x00\x00\xc4\x00\xc2\x90\x90"
         b"\x9b\xc4\x01f\x02\xcd\x01\xa4\x01\x02\x03\x01\xc4\x00\xc2\x90\x90"
-        b"\x91\x95\xc4\x20" + b"\1" * 32 + b"\x01\xc4\x20" + b"\2" * 32 + b"\x00\x0a"
+        b"\x91\x95\xc4\x20" + b"\1" * 32 + b"\x01\xc4\x20" + b"\2" * 32 + b"\x00\x0a\x07"
     )
