@@ -4,6 +4,9 @@ A large file is cut by FastCDC, for itself; holes take no part. Small files shar
 path order. Where such a group ends depends on the names of its files (the last two components, so that a moved or
 copied directory gives the same chunks) and their sizes, and on nothing before the group: a change in one file leaves
 the groups after the next one as they are. Readers know nothing of this; it may change without a new format.
+
+A file that is known not to have changed since it was last cut need not be read: a `Memo` says where its bytes were.
+What comes out is the same with a memo or without.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import msgspec
 from pyfastcdc import FastCDC
@@ -20,6 +24,35 @@ from envkit.model.tree import Entry, Segment
 
 Content = Iterable[tuple[int, bytes]]
 """The data of a file without its holes: `(start, bytes)` in order, in pieces of any size."""
+
+Put = Callable[[bytes | memoryview], int]
+"""Takes a chunk; returns what segments name it by."""
+
+
+class Memo(Protocol):
+    """What is known of files that were cut before, with the same `Sizes`."""
+
+    def recall(self, entry: Entry) -> tuple[Segment, ...] | None:
+        """Return where a file's bytes were, if its content is certainly the same; None if it has to be read."""
+
+    def size(self, chunk: int) -> int:
+        """Return the size in bytes of a chunk that recalled segments name."""
+
+    def reuse(self, chunk: int) -> int:
+        """Take a chunk that recalled segments name instead of its bytes; returns what `put` would have."""
+
+
+class _Forgetful:
+    """Knows nothing of any file."""
+
+    def recall(self, entry: Entry) -> None:
+        del entry
+
+    def size(self, chunk: int) -> int:
+        raise AssertionError(chunk)
+
+    reuse = size
+
 
 # FastCDC looks at a buffer of this many largest chunks; the cuts are those of the whole file.
 _WINDOW = 4
@@ -43,25 +76,35 @@ DEFAULT_SIZES = Sizes()
 
 
 def chunk_files(
-    files: Iterable[tuple[Entry, Content]], put: Callable[[bytes], int], *, sizes: Sizes = DEFAULT_SIZES
+    files: Iterable[tuple[Entry, Content]], put: Put, *, sizes: Sizes = DEFAULT_SIZES, memo: Memo | None = None
 ) -> Iterator[Entry]:
     """Cut the contents of files, hand each chunk to `put`, and yield the entries with their segments, in order.
 
-    `files` are all entries of a layer in canonical order; what is no file has no content. Each content is read once,
-    when its turn comes. Segments name chunks by what `put` returned. Holds a few chunks, never a whole large file.
+    `files` are all entries of a layer in canonical order; what is no file has no content. Each content is read at most
+    once, when its turn comes. Segments name chunks by what `put` returned. Holds a few chunks, never a large file.
 
     :raises ContentChanged: a content is out of order or reaches beyond its entry's size.
     """
-    group = _Group(put, sizes)
+    memo = memo or _Forgetful()
+    group = _Group(put, memo, sizes)
     for entry, content in files:
         pieces = _checked(entry, content)
+        recalled = memo.recall(entry) if entry.size else None
+        if recalled is not None:
+            length = sum(segment.length for segment in recalled)
+            if length < sizes.small:
+                yield from group.add(_Waiting(entry, length, recalled=recalled, unread=pieces))
+            else:
+                segments = tuple(Segment(s.start, s.length, memo.reuse(s.chunk), s.offset) for s in recalled)
+                yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
+            continue
         head = _head(pieces, sizes.small)
-        if sum(len(data) for _, data in head) < sizes.small:
-            yield from group.add(entry, head)
+        length = sum(len(data) for _, data in head)
+        if length < sizes.small:
+            yield from group.add(_Waiting(entry, length, data=head))
         else:
-            # Does not end the group: a neighbour that grows large must not move small files between chunks.
             segments = _cut_large(chain(head, pieces), put, sizes)
-            yield from group.add(msgspec.structs.replace(entry, segments=segments), [])
+            yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
     yield from group.flush()
 
 
@@ -100,39 +143,50 @@ class _Extents:
             length -= taken
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Waiting:
-    """An entry, and where its bytes lie in the group's chunk."""
+    """An entry with `length` bytes of data that waits for the chunk of its group; `data` is None until it is read."""
 
     entry: Entry
-    extents: _Extents
-    offset: int
     length: int
+    data: Sequence[tuple[int, bytes]] | None = None
+    recalled: tuple[Segment, ...] = ()
+    unread: Iterable[tuple[int, bytes]] = ()
+
+    def read(self) -> Sequence[tuple[int, bytes]]:
+        """Return the data, read now if it was not yet."""
+        if self.data is None:
+            self.data = list(self.unread)
+            if sum(len(data) for _, data in self.data) != self.length:
+                raise ContentChanged(self.entry.path)
+        return self.data
 
 
 class _Group:
     """Small files that will share the next chunk, and all entries that wait for it to keep their order."""
 
-    def __init__(self, put: Callable[[bytes], int], sizes: Sizes) -> None:
+    def __init__(self, put: Put, memo: Memo, sizes: Sizes) -> None:
         self._put = put
+        self._memo = memo
         self._sizes = sizes
-        self._data: list[bytes] = []
         self._size = 0
         self._waiting: list[_Waiting] = []
 
-    def add(self, entry: Entry, content: list[tuple[int, bytes]]) -> list[Entry]:
-        """Take an entry and the data of it that belongs into the group; return the entries that are ready."""
-        length = sum(len(data) for _, data in content)
-        ready = self.flush() if self._size + length > self._sizes.most else []
-        if not length and not self._size:
-            return [*ready, entry]
-        extents = _Extents()
-        for start, data in content:
-            extents.add(start, len(data))
-            self._data.append(data)
-        self._waiting.append(_Waiting(entry, extents, self._size, length))
-        self._size += length
-        if self._size >= self._sizes.least and _draw(entry.path) * self._sizes.spread < length << 32:
+    def pass_by(self, entry: Entry) -> list[Entry]:
+        """Take an entry that needs no place in the chunk; return the entries that are ready.
+
+        A large file does not end the group: a neighbour that grows large must not move small files between chunks.
+        """
+        return self.add(_Waiting(entry, 0, data=()))
+
+    def add(self, file: _Waiting) -> list[Entry]:
+        """Take a small file; return the entries that are ready."""
+        ready = self.flush() if self._size + file.length > self._sizes.most else []
+        if not file.length and not self._size:
+            return [*ready, file.entry]
+        self._waiting.append(file)
+        self._size += file.length
+        if self._size >= self._sizes.least and _draw(file.entry.path) * self._sizes.spread < file.length << 32:
             ready += self.flush()
         return ready
 
@@ -140,15 +194,50 @@ class _Group:
         """End the group; return the entries that are ready."""
         if not self._size:
             return []
-        chunk = self._put(b"".join(self._data))
-        ready = [
-            msgspec.structs.replace(w.entry, segments=tuple(w.extents.take(w.length, chunk, w.offset)))
-            if w.length
-            else w.entry
-            for w in self._waiting
-        ]
-        self._data, self._size, self._waiting = [], 0, []
+        before = self._chunk_before()
+        if before is not None:
+            place = self._memo.reuse(before)
+            ready = [_moved(file, place) for file in self._waiting]
+        else:
+            ready = self._stored()
+        self._size, self._waiting = 0, []
         return ready
+
+    def _chunk_before(self) -> int | None:
+        """Return the chunk that holds exactly this group already, if there is one."""
+        chunk, end = None, 0
+        for file in self._waiting:
+            if file.length and not file.recalled:
+                return None
+            for segment in file.recalled:
+                if segment.offset != end or chunk not in (None, segment.chunk):
+                    return None
+                chunk, end = segment.chunk, end + segment.length
+        return chunk if chunk is not None and end == self._memo.size(chunk) else None
+
+    def _stored(self) -> list[Entry]:
+        chunk = self._put(b"".join(data for file in self._waiting for _, data in file.read()))
+        offset = 0
+        ready = []
+        for file in self._waiting:
+            if file.length:
+                extents = _Extents()
+                for start, data in file.read():
+                    extents.add(start, len(data))
+                segments = tuple(extents.take(file.length, chunk, offset))
+                ready.append(msgspec.structs.replace(file.entry, segments=segments))
+                offset += file.length
+            else:
+                ready.append(file.entry)
+        return ready
+
+
+def _moved(file: _Waiting, chunk: int) -> Entry:
+    """Return an entry with its recalled segments in a chunk of another number."""
+    if not file.length:
+        return file.entry
+    segments = tuple(Segment(s.start, s.length, chunk, s.offset) for s in file.recalled)
+    return msgspec.structs.replace(file.entry, segments=segments)
 
 
 def _draw(path: bytes) -> int:
@@ -177,7 +266,7 @@ def _head(pieces: Iterator[tuple[int, bytes]], small: int) -> list[tuple[int, by
     return head
 
 
-def _cut_large(pieces: Iterable[tuple[int, bytes]], put: Callable[[bytes], int], sizes: Sizes) -> tuple[Segment, ...]:
+def _cut_large(pieces: Iterable[tuple[int, bytes]], put: Put, sizes: Sizes) -> tuple[Segment, ...]:
     extents = _Extents()
 
     def data_of() -> Iterator[bytes]:
@@ -191,22 +280,23 @@ def _cut_large(pieces: Iterable[tuple[int, bytes]], put: Callable[[bytes], int],
     return tuple(segments)
 
 
-def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[bytes]:
+def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[memoryview]:
     """Cut a stream by FastCDC exactly where the whole of it in one buffer would be cut, with a few chunks in memory."""
     window = _WINDOW * sizes.most
     cutter = FastCDC(sizes.usual, min_size=sizes.least, max_size=sizes.most)
-    buffer = b""
+    rest = memoryview(b"")
     ended = False
     while not ended:
-        pieces, size = [buffer], len(buffer)
+        pieces, size = [rest] if rest else [], len(rest)
         while size < window and not ended:
             piece = next(stream, None)
             if piece is None:
                 ended = True
             else:
-                pieces.append(piece)
+                pieces.append(memoryview(piece))
                 size += len(piece)
-        buffer = b"".join(pieces)
+        # A file in one piece, as most are, is not copied.
+        buffer = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
         done = 0
         # A place to cut depends on no more than `most` bytes from the last one.
         for found in cutter.cut_buf(buffer):
@@ -214,4 +304,4 @@ def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[bytes
                 break
             done = found.offset + found.length
             yield buffer[found.offset : done]
-        buffer = buffer[done:]
+        rest = buffer[done:]

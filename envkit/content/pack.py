@@ -94,7 +94,7 @@ class PackWriter:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="envkit-pack")
         self._uploads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="envkit-put")
         self._compressors = local()
-        self._hashing: deque[tuple[bytes, Future[bytes]]] = deque()
+        self._hashing: deque[Chunk | tuple[bytes | memoryview, Future[bytes]]] = deque()
         self._compressing: deque[tuple[_New, Future[bytes]]] = deque()
         self._uploading: deque[Future[bytes]] = deque()
         self._rows: list[Chunk | _New] = []
@@ -115,9 +115,16 @@ class PackWriter:
         for pool in (self._pool, self._uploads):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, plain: bytes) -> int:
+    def add(self, plain: bytes | memoryview) -> int:
         """Take a chunk and return its place in the order; errors of earlier chunks come out here, too."""
         self._hashing.append((plain, self._pool.submit(_digest, plain)))
+        self._advance(self._threads * _AHEAD)
+        self._added += 1
+        return self._added - 1
+
+    def reuse(self, chunk: Chunk) -> int:
+        """Take a chunk that the store has; return its place in the order. It has to be looked for as `Packed` says."""
+        self._hashing.append(chunk)
         self._advance(self._threads * _AHEAD)
         self._added += 1
         return self._added - 1
@@ -138,13 +145,16 @@ class PackWriter:
     def _advance(self, ahead: int) -> None:
         """Move chunks on, in order, until at most `ahead` are left in each stage."""
         while len(self._hashing) > ahead:
-            plain, hashed = self._hashing.popleft()
-            self._register(plain, hashed.result())
+            first = self._hashing.popleft()
+            if isinstance(first, Chunk):
+                self._register_stored(first)
+            else:
+                self._register(first[0], first[1].result())
         while len(self._compressing) > ahead:
             row, compressed = self._compressing.popleft()
             self._append(row, compressed.result())
 
-    def _register(self, plain: bytes, digest: bytes) -> None:
+    def _register(self, plain: bytes | memoryview, digest: bytes) -> None:
         """Give a chunk its row in the table, and compress it if it is new to this writer and to the store."""
         place = self._places.get(digest)
         if place is None:
@@ -156,6 +166,12 @@ class PackWriter:
                 row = _New(digest=digest, size=len(plain))
                 self._rows.append(row)
                 self._compressing.append((row, self._pool.submit(self._compress, plain)))
+        self._numbers.append(place)
+
+    def _register_stored(self, chunk: Chunk) -> None:
+        place = self._places.setdefault(chunk.digest, len(self._rows))
+        if place == len(self._rows):
+            self._rows.append(chunk)
         self._numbers.append(place)
 
     def _append(self, row: _New, data: bytes) -> None:
@@ -185,7 +201,7 @@ class PackWriter:
         self._put(digest.hexdigest(), frames)
         return digest.digest()
 
-    def _compress(self, plain: bytes) -> bytes:
+    def _compress(self, plain: bytes | memoryview) -> bytes:
         if not hasattr(self._compressors, "own"):
             self._compressors.own = frame.compressor(self._level)
         return bytes(self._compressors.own.compress(plain))
@@ -201,5 +217,5 @@ def header(epoch: int) -> bytes:
     return _HEADER.pack(_SKIPPABLE, 8, epoch)
 
 
-def _digest(plain: bytes) -> bytes:
+def _digest(plain: bytes | memoryview) -> bytes:
     return hashlib.sha256(plain).digest()

@@ -46,6 +46,8 @@ _SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 
+TMPFS_MAGIC = 0x01021994
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -112,6 +114,13 @@ def setns(descriptor: int, flags: int) -> None:
 def syncfs(descriptor: int) -> None:
     """syncfs(2): write everything of the file system behind a descriptor to its device."""
     _check(_libc.syncfs(ctypes.c_int(descriptor)), "syncfs")
+
+
+def filesystem_type(path: str) -> int:
+    """statfs(2): the magic number of the file system of a path."""
+    buffer = (ctypes.c_long * 64)()  # f_type comes first; the structure has less than half of this
+    _check(_libc.statfs(os.fsencode(path), buffer), path)
+    return int(buffer[0])
 
 
 def die_with_parent(signal_number: int) -> None:

@@ -5,7 +5,7 @@ store/                      the default store
 cache/layers/DIGEST/image   EROFS metadata and data of one layer, complete
 cache/trees/DIGEST          verified trees
 cache/index.sqlite          which chunks the store has (a hint)
-sessions/OWNER/NAME/        session.json, upper/, work/, lock
+sessions/OWNER/NAME/        session.json, upper/, work/, lock, memory
 runs/ID/                    one running job: lock, upper/, work/, lxc.conf, lxc.log
 /run/envkit/ (0755)             gone after a reboot
 mnt/                        empty; each job mounts its stack here, in a mount namespace of its own

@@ -12,7 +12,7 @@ from envkit.model.tree import display_path
 from envkit.overlay.errors import ChangedMeanwhile
 from envkit.overlay.walk import open_file, read_error
 
-BLOCK = 1024 * 1024
+BLOCK = 4 * 1024 * 1024
 
 
 class Identity(NamedTuple):

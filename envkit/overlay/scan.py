@@ -6,6 +6,7 @@ read later, one file at a time, through the scan. What must not leave the machin
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -38,12 +39,16 @@ _NO_ATTRIBUTES = Attributes()
 class Scan:
     """What a directory holds, as a context manager that keeps the directory open for reading contents.
 
-    `entries` are in canonical order, the root's first, files without segments; `findings` say what was left out.
+    `entries` are in canonical order, the root's first, files without segments; `findings` say what was left out;
+    `began_ns` is when it began, in nanoseconds since 1970.
     """
 
-    def __init__(self, root: int, entries: list[Entry], findings: list[Finding], files: dict[bytes, Identity]) -> None:
+    def __init__(
+        self, root: int, entries: list[Entry], findings: list[Finding], files: dict[bytes, Identity], began_ns: int
+    ) -> None:
         self.entries = entries
         self.findings = findings
+        self.began_ns = began_ns
         self._root = root
         self._files = files
 
@@ -60,12 +65,17 @@ class Scan:
             self._root = -1
 
     def open(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        """Yield (start, bytes) of a file's data, at most 1 MiB each; what lies between is holes. Thread-safe.
+        """Yield (start, bytes) of a file's data, at most 4 MiB each; what lies between is holes. Thread-safe.
 
         :raises ChangedMeanwhile: the file is not what was scanned, or is written to.
         :raises ScanFailed: the file system gave an error.
         """
         return read_extents(self._root, entry.path, self._files[entry.path])
+
+    def stamp(self, path: bytes, size: int | None = None) -> tuple[int, int] | None:
+        """Return a file's inode and ctime in nanoseconds; None if there is none at the path, or none of that size."""
+        found = self._files.get(path)
+        return None if found is None or size not in (None, found.size) else (found.inode, found.ctime_ns)
 
 
 def scan_upper(directory: str, ids: IdMap, progress: Progress | None = None) -> Scan:
@@ -95,13 +105,14 @@ def scan_directory(directory: str, progress: Progress | None = None) -> Scan:
 def _scan(directory: str, ids: IdMap, progress: Progress | None, *, base: bool) -> Scan:
     require_privilege()
     root = open_root(directory)
+    began_ns = time.time_ns()
     try:
         scanner = _Scanner(root, ids, base=base)
         for listing in walk(root, at_mount=scanner.at_mount):
             scanner.add(listing)
             if progress is not None:
                 progress(len(scanner.entries))
-        return Scan(root, scanner.finish(), scanner.findings.summary(), scanner.files)
+        return Scan(root, scanner.finish(), scanner.findings.summary(), scanner.files, began_ns)
     except BaseException:
         os.close(root)
         raise

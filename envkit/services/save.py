@@ -31,6 +31,7 @@ from envkit.sanitize import Allow, apply_plan, make_plan, report
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
 from envkit.services.layers import layer_tree
+from envkit.services.memory import recall, remember
 from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
@@ -88,11 +89,15 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
         with writing(context) as writer:
             with frozen(context, session), _scan(context, session) as scan:
                 cleaned = _clean(context, session, scan, waivers)
-                fingerprint = _fingerprint(cleaned)
+                fingerprint = _fingerprint(scan, cleaned)
                 if session.saved is not None and session.saved.fingerprint == fingerprint:
                     version = versions.load(context.store, session.env, session.saved.number)
                     return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
-                layer = store_layer(context, writer, cleaned.entries, _reader(scan, cleaned))
+                unchanged = recall(context, session, scan, replaced=cleaned.contents)
+                read = _reader(scan, cleaned)
+                layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged)
+                files = [entry.path for entry in cleaned.entries if entry.kind is Kind.FILE]
+                remember(context, session, scan, layer.tree, files, replaced=cleaned.contents)
             crash_point("save:stored")
             draft = _draft(context, session, layer, cleaned.report, message)
             pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
@@ -150,12 +155,13 @@ def has_unsaved_changes(context: Context, session: Session) -> bool:
     try:
         with _scan(context, session) as scan:
             cleaned = _clean(context, session, scan, [])
+            fingerprint = _fingerprint(scan, cleaned)
     except ChangedMeanwhile:  # something is being written right now
         return True
     if session.saved is None:
         own = [entry for entry in cleaned.entries if entry.path not in cleaned.contents]
         return len(_without_untouched(own, _lower(context, session))) > 1
-    return session.saved.fingerprint != _fingerprint(cleaned)
+    return session.saved.fingerprint != fingerprint
 
 
 @contextlib.contextmanager
@@ -301,8 +307,8 @@ def _reader(scan: Scan, cleaned: _Cleaned) -> Callable[[Entry], Iterator[tuple[i
     return read
 
 
-def _fingerprint(cleaned: _Cleaned) -> str:
-    """Return a digest of what a save would store, without reading file contents: their sizes and times stand in.
+def _fingerprint(scan: Scan, cleaned: _Cleaned) -> str:
+    """Return a digest of what a save would store, without reading file contents: inodes and ctimes stand in.
 
     Times of directories are left out: every start of the container moves that of /etc.
     """
@@ -310,7 +316,7 @@ def _fingerprint(cleaned: _Cleaned) -> str:
     encoder = msgspec.msgpack.Encoder()
     for entry in cleaned.entries:
         timeless = msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is Kind.DIRECTORY else entry
-        digest.update(encoder.encode(timeless))
+        digest.update(encoder.encode((timeless, scan.stamp(entry.path))))
     for path in sorted(cleaned.contents):
         digest.update(cleaned.contents[path])
     return digest.hexdigest()

@@ -13,9 +13,10 @@ from envkit.content.pack import PackWriter
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import make_directory, write_atomic
 from envkit.errors import Damaged
-from envkit.model.tree import TREE_FORMAT, Chunk, Entry, Kind, Tree
+from envkit.model.tree import TREE_FORMAT, Chunk, Entry, Kind, Segment, Tree
 from envkit.model.version import LayerRef
 from envkit.services.context import Context
+from envkit.services.memory import NOTHING, Unchanged
 from envkit.services.publishing import Writer
 from envkit.store.base import Store
 from envkit.store.errors import PacksMissing, StoreError
@@ -29,35 +30,43 @@ Content = Iterable[tuple[int, bytes]]
 OpenContent = Callable[[Entry], Content]
 
 
-def store_layer(context: Context, writer: Writer, entries: Sequence[Entry], read: OpenContent) -> LayerRef:
+def store_layer(
+    context: Context, writer: Writer, entries: Sequence[Entry], read: OpenContent, *, unchanged: Unchanged = NOTHING
+) -> LayerRef:
     """Store a layer; on return it is durable, and everything that it refers to is known to be there.
 
     :param entries: in canonical order, files without segments.
     :param read: gives a file's data as (start, bytes), without its holes; asked a second time where notes on what the
         store has turn out to be wrong.
+    :param unchanged: files that need not be read.
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
     with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
         _learn_new_trees(context, writer.store, index)
         try:
-            return _store(context, writer, index, entries, read)
+            return _store(context, writer, index, entries, read, unchanged)
         except PacksMissing as error:
             logger.warning("%s; storing again what they held", error.brief)
             index.forget(bytes.fromhex(digest) for digest in error.digests)
-            return _store(context, writer, index, entries, read)
+            return _store(context, writer, index, entries, read, NOTHING)
 
 
 def _store(
-    context: Context, writer: Writer, index: ChunkIndex, entries: Sequence[Entry], read: OpenContent
+    context: Context,
+    writer: Writer,
+    index: ChunkIndex,
+    entries: Sequence[Entry],
+    read: OpenContent,
+    unchanged: Unchanged,
 ) -> LayerRef:
     store = writer.store
-    total = sum(entry.size for entry in entries if entry.kind is Kind.FILE)
+    total = sum(entry.size for entry in entries if entry.kind is Kind.FILE and entry.path not in unchanged.files)
     with (
         PackWriter(_putter(store), known=_finder(writer, index), epoch=writer.epoch) as packs,
         context.progress.step("storing", total=total, unit="bytes") as step,
     ):
         files = ((entry, _counted(read(entry), step.advance) if entry.size else ()) for entry in entries)
-        segmented = list(chunk_files(files, packs.add))
+        segmented = list(chunk_files(files, packs.add, memo=_Memo(unchanged, writer, packs)))
         packed = packs.finish()
     crash_point("store:packs")
     tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
@@ -86,6 +95,29 @@ def _learn_new_trees(context: Context, store: Store, index: ChunkIndex) -> None:
             logger.warning("passing over a tree of the store: %s", error.brief)
             continue
         index.learn(digest, chunks)
+
+
+class _Memo:
+    """A `content.chunker.Memo` of files that are in the store."""
+
+    def __init__(self, unchanged: Unchanged, writer: Writer, packs: PackWriter) -> None:
+        self._files = unchanged.files
+        self._chunks = unchanged.chunks
+        self._usable = [writer.may_reuse(chunk) for chunk in unchanged.chunks]
+        self._packs = packs
+
+    def recall(self, entry: Entry) -> tuple[Segment, ...] | None:
+        """Return where a file's bytes are, unless that is about to be collected."""
+        segments = self._files.get(entry.path)
+        return segments if segments is not None and all(self._usable[s.chunk] for s in segments) else None
+
+    def size(self, chunk: int) -> int:
+        """Return the size of a chunk in bytes."""
+        return self._chunks[chunk].size
+
+    def reuse(self, chunk: int) -> int:
+        """Refer to a chunk again; returns its place in the order of the writer of packs."""
+        return self._packs.reuse(self._chunks[chunk])
 
 
 def _putter(store: Store) -> Callable[[str, Sequence[bytes]], None]:

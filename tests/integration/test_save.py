@@ -40,7 +40,7 @@ def _plain(store):
     for path in _objects(store):
         with open(path, "rb") as file:
             data = file.read()
-        if data.startswith(b"\x28\xb5\x2f\xfd"):
+        if data.startswith((b"\x28\xb5\x2f\xfd", b"\x5e\x2a\x4d\x18")):
             with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as frames:
                 data = frames.read()
         found[path] = data

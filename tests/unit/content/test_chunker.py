@@ -266,3 +266,81 @@ def test_renumbering_changes_what_segments_name_and_nothing_else():
         other,
     ]
     assert list(renumber([entry, other], [0, 1, 2])) == [entry, other]
+
+
+class Recalled:
+    """A memo of files that were chunked before; notes which contents are read all the same."""
+
+    def __init__(self, before, chunks, put, unchanged):
+        self._files = {entry.path: entry.segments for entry in before if entry.path in unchanged}
+        self._chunks, self._put = chunks, put
+
+    def recall(self, entry):
+        return self._files.get(entry.path)
+
+    def size(self, chunk):
+        return len(self._chunks[chunk])
+
+    def reuse(self, chunk):
+        return self._put(self._chunks[chunk])
+
+
+def rechunked(before, chunks, files, unchanged):
+    """Return what `chunked` returns, with a memo, and the paths of the files that were read."""
+    found, read = [], []
+
+    def put(plain):
+        found.append(plain)
+        return len(found) - 1
+
+    def noted(entry, pieces):
+        read.append(entry.path)
+        yield from pieces
+
+    sources = [(entry, noted(entry, pieces)) for entry, pieces in files]
+    entries = list(chunk_files(sources, put, sizes=TINY, memo=Recalled(before, chunks, put, unchanged)))
+    return (entries, found), read
+
+
+def by_content(result):
+    """Segments with the bytes of their chunk instead of its number, which says how often it was handed over."""
+    entries, chunks = result
+    return [(e.path, [(s.start, s.length, chunks[s.chunk], s.offset) for s in e.segments]) for e in entries]
+
+
+@given(files_with_data(), st.data())
+@settings(deadline=None)
+def test_a_memo_changes_what_is_read_and_nothing_else(files, data):
+    entries, chunks = chunked(files)
+    unchanged = data.draw(st.sets(st.sampled_from([entry.path for entry, _ in files])) if files else st.just(set()))
+    changed = []
+    for entry, pieces in files:
+        if entry.path not in unchanged and pieces and data.draw(st.booleans()):
+            pieces = [(start, bytes(255 - byte for byte in piece)) for start, piece in pieces]
+        changed.append((entry, pieces))
+    expected = chunked(changed)
+    result, _ = rechunked(entries, chunks, changed, unchanged)
+    assert by_content(result) == by_content(expected)
+
+
+def test_with_everything_unchanged_nothing_is_read():
+    source = random.Random(1)
+    sizes = [source.randint(1, 300) for _ in range(400)] + [5000, 900]
+    files = [
+        (Entry(b"d/%04d" % n, Kind.FILE, size=size), [(0, source.randbytes(size))]) for n, size in enumerate(sizes)
+    ]
+    entries, chunks = chunked(files)
+    result, read = rechunked(entries, chunks, files, {entry.path for entry, _ in files})
+    assert by_content(result) == by_content((entries, chunks))
+    assert read == []
+    _, read = rechunked(entries, chunks, files, {entry.path for entry, _ in files} - {b"d/0200"})
+    assert b"d/0200" in read
+    assert len(read) < 40, "more than the neighbours of the changed file were read"
+
+
+def test_a_recalled_file_with_other_data_is_noticed():
+    files = [(Entry(b"a", Kind.FILE, size=10), [(0, b"x" * 10)]), (Entry(b"b", Kind.FILE, size=10), [(0, b"y" * 10)])]
+    entries, chunks = chunked(files)
+    files[0] = (files[0][0], [(0, b"x" * 9)])
+    with pytest.raises(ContentChanged, match="/a changed while it was read"):
+        rechunked(entries, chunks, files, {b"a"})

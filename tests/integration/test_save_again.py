@@ -1,0 +1,145 @@
+"""Saving a session again reads only what changed, and never takes a changed file for an unchanged one."""
+
+import itertools
+import os
+import shutil
+
+import pytest
+
+from envkit.config.model import Config
+from envkit.model.ids import EnvName
+from envkit.model.session import Session
+from envkit.model.tree import Kind
+from envkit.overlay.scan import scan_directory
+from envkit.services import memory
+from envkit.services.context import Context
+from envkit.services.publishing import writing
+from envkit.services.storing import store_layer
+
+pytestmark = [pytest.mark.root, pytest.mark.lxc]
+
+_numbers = itertools.count()
+_FILES = "mkdir -p /opt/d; for n in $(seq 300); do echo $n >/opt/d/$n; done; head -c 3000000 /dev/urandom >/opt/big"
+_SUM = "cd /opt; find . -type f | sort | xargs sha256sum"
+
+
+@pytest.fixture
+def name():
+    return f"again-{next(_numbers)}"
+
+
+@pytest.fixture
+def session(envkit, name):
+    """A session with 300 small files and a large one, saved; what it was scanned with lies some time back."""
+    with envkit.session(name, script=_FILES):
+        envkit.inside(name, "sleep 0.1").ok()
+        envkit("save", name).ok()
+        yield name
+
+
+def _saved_is_as_inside(envkit, name):
+    inside = envkit.inside(name, _SUM).ok()
+    assert envkit.sh(name, _SUM).ok() == inside
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "echo 77 >/opt/d/7",
+        "touch -r /opt/d/7 /tmp/t; echo X >/opt/d/7; touch -r /tmp/t /opt/d/7",  # same size, same time
+        "printf X | dd of=/opt/big bs=1 seek=1500000 conv=notrunc 2>/dev/null; touch -d 2001-01-01 /opt/big",
+        "mv /opt/d/7 /opt/d/t; mv /opt/d/8 /opt/d/7; mv /opt/d/t /opt/d/8",
+        "cp /opt/d/9 /opt/d/7; rm /opt/d/8; ln /opt/d/9 /opt/d/8",
+        "ln /opt/d/9 /opt/d/0first",
+        "rm /opt/d/1*; truncate -s 6000000 /opt/big",
+        "mv /opt/d /opt/e; chmod 600 /opt/e/5",
+    ],
+)
+def test_every_kind_of_change_is_seen(envkit, session, change):
+    envkit.inside(session, change).ok()
+    assert envkit.json("save", session)["unchanged"] is False
+    _saved_is_as_inside(envkit, session)
+
+
+def test_a_second_save_stores_what_changed_and_little_more(envkit, session):
+    envkit.inside(session, "head -c 100000 /dev/urandom >/opt/new").ok()
+    saved = envkit.json("save", session)
+    assert 100_000 < saved["stored"] < 200_000
+    _saved_is_as_inside(envkit, session)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93", b"garbage" * 100, None])
+def test_what_a_session_remembers_is_only_a_hint(envkit, session, damage):
+    path = f"{envkit.directory(session)}/memory"
+    assert os.path.getsize(path) > 1000
+    if damage is None:
+        os.unlink(path)
+    else:
+        with open(path, "wb") as file:
+            file.write(damage)
+    envkit.inside(session, "echo other >/opt/d/7").ok()
+    envkit("save", session).ok()
+    _saved_is_as_inside(envkit, session)
+
+
+def test_a_pack_that_the_store_lost_is_stored_again(new_root, tiny_root, name):
+    envkit = new_root()
+    envkit("base", "import", "tiny", tiny_root).ok()
+    with envkit.session(name):
+        base = {p for p, _, names in os.walk(f"{envkit.root}/store/packs") for _ in names}
+        envkit.inside(name, _FILES + "; sleep 0.1").ok()
+        envkit("save", name).ok()
+        for place, _, names in os.walk(f"{envkit.root}/store/packs"):
+            if names and place not in base:
+                shutil.rmtree(place)
+        envkit.inside(name, "echo other >/opt/d/7").ok()
+        envkit("save", name).ok()
+        _saved_is_as_inside(envkit, name)
+
+
+def _opened(root):
+    """A session without a container."""
+    context = Context(Config(root=str(root), owner="lab"))
+    env = EnvName(owner="lab", name="x")
+    os.makedirs(context.paths.session(env))
+    return context, Session(env=env, identity="i", base="b", parent="p", layers=(), arch="a", known=0)
+
+
+def test_files_that_did_not_change_are_recalled_and_others_are_not(tmp_path):
+    """The bookkeeping alone, on a plain directory."""
+    root, place = tmp_path / "root", tmp_path / "envkit"
+    root.mkdir()
+    for name in ("a", "b", "c", "edited"):
+        (root / name).write_bytes(name.encode() * 100)
+        os.utime(root / name, ns=(1, 1))
+    context, session = _opened(place)
+    tree = _stored(context, root)
+    with scan_directory(str(root)) as scan:
+        scan.began_ns += 1_000_000_000  # the scan of a save, long after the files were written
+        paths = [entry.path for entry in scan.entries if entry.kind is Kind.FILE]
+        memory.remember(context, session, scan, tree, paths, replaced=[b"edited"])
+    (root / "b").write_bytes(b"x" * 100)
+    os.utime(root / "b", ns=(1, 1))
+    with scan_directory(str(root)) as scan:
+        found = memory.recall(context, session, scan, replaced=[])
+        assert sorted(found.files) == [b"a", b"c"]
+        assert sorted(memory.recall(context, session, scan, replaced=[b"c"]).files) == [b"a"]
+    assert [segment.length for segment in found.files[b"c"]] == [100]
+
+
+def test_files_written_within_a_tick_of_the_clock_are_read_again(tmp_path):
+    root, place = tmp_path / "root", tmp_path / "envkit"
+    root.mkdir()
+    (root / "a").write_bytes(b"x")
+    context, session = _opened(place)
+    tree = _stored(context, root)
+    with scan_directory(str(root)) as scan:
+        scan.began_ns = scan.stamp(b"a")[1] + 1_000_000
+        memory.remember(context, session, scan, tree, [b"a"], replaced=[])
+        assert memory.recall(context, session, scan, replaced=[]).files == {}
+
+
+def _stored(context, root):
+    """Store a directory as a layer; return the digest of its tree."""
+    with scan_directory(str(root)) as scan, writing(context) as writer:
+        return store_layer(context, writer, scan.entries, scan.open).tree
