@@ -3,10 +3,11 @@
 A large file is cut by FastCDC, for itself; holes take no part. Small files share chunks with their neighbours in
 path order. Where such a group ends depends on the names of its files (the last two components, so that a moved or
 copied directory gives the same chunks) and their sizes, and on nothing before the group: a change in one file leaves
-the groups after the next one as they are. Readers know nothing of this; it may change without a new format.
+the groups after the next one as they are. Compiled Python files are cut without their heads (`heads`). Readers know
+nothing of all this; it may change without a new format.
 
 A file that is known not to have changed since it was last cut need not be read: a `Memo` says where its bytes were.
-What comes out is the same with a memo or without.
+What comes out is the same with a memo or without, but for the chunks of heads.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import msgspec
 from pyfastcdc import FastCDC
 
 from envkit.content.errors import ContentChanged
+from envkit.content.heads import Heads
 from envkit.model.tree import Entry, Segment
 
 Content = Iterable[tuple[int, bytes]]
@@ -65,11 +67,11 @@ class Sizes:
     A group with `least` bytes ends after each further file with a chance of the file's size in `spread`.
     """
 
-    small: int = 128 << 10
-    least: int = 128 << 10
-    usual: int = 256 << 10
-    most: int = 1 << 20
-    spread: int = 192 << 10
+    small: int = 64 << 10
+    least: int = 64 << 10
+    usual: int = 128 << 10
+    most: int = 512 << 10
+    spread: int = 96 << 10
 
 
 DEFAULT_SIZES = Sizes()
@@ -85,25 +87,35 @@ def chunk_files(
 
     :raises ContentChanged: a content is out of order or reaches beyond its entry's size.
     """
-    memo = memo or _Forgetful()
+    heads = Heads(put, most=sizes.most)
+    for entry in _chunk_bodies(files, heads, put, sizes, memo or _Forgetful()):
+        yield from heads.attach(entry)
+    yield from heads.flush()
+
+
+def _chunk_bodies(
+    files: Iterable[tuple[Entry, Content]], heads: Heads, put: Put, sizes: Sizes, memo: Memo
+) -> Iterator[Entry]:
+    """Cut the contents without the heads of some, and yield the entries with the segments of these, in order."""
     group = _Group(put, memo, sizes)
     for entry, content in files:
-        pieces = _checked(entry, content)
+        pieces = heads.cut(entry, _checked(entry, content))
         recalled = memo.recall(entry) if entry.size else None
         if recalled is not None:
-            length = sum(segment.length for segment in recalled)
+            body = heads.recall(entry, recalled, memo.reuse)
+            length = sum(segment.length for segment in body)
             if length < sizes.small:
-                yield from group.add(_Waiting(entry, length, recalled=recalled, unread=pieces))
+                yield from group.add(_Waiting(entry, length, recalled=body, unread=pieces))
             else:
-                segments = tuple(Segment(s.start, s.length, memo.reuse(s.chunk), s.offset) for s in recalled)
+                segments = tuple(Segment(s.start, s.length, memo.reuse(s.chunk), s.offset) for s in body)
                 yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
             continue
-        head = _head(pieces, sizes.small)
-        length = sum(len(data) for _, data in head)
+        begin = _begin(pieces, sizes.small)
+        length = sum(len(data) for _, data in begin)
         if length < sizes.small:
-            yield from group.add(_Waiting(entry, length, data=head))
+            yield from group.add(_Waiting(entry, length, data=begin))
         else:
-            segments = _cut_large(chain(head, pieces), put, sizes)
+            segments = _cut_large(chain(begin, pieces), put, sizes)
             yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
     yield from group.flush()
 
@@ -256,14 +268,14 @@ def _checked(entry: Entry, content: Content) -> Iterator[tuple[int, bytes]]:
             yield start, data
 
 
-def _head(pieces: Iterator[tuple[int, bytes]], small: int) -> list[tuple[int, bytes]]:
+def _begin(pieces: Iterator[tuple[int, bytes]], small: int) -> list[tuple[int, bytes]]:
     """Take pieces until there are `small` bytes, or no more."""
-    head = []
+    begin = []
     size = 0
     while size < small and (piece := next(pieces, None)) is not None:
-        head.append(piece)
+        begin.append(piece)
         size += len(piece[1])
-    return head
+    return begin
 
 
 def _cut_large(pieces: Iterable[tuple[int, bytes]], put: Put, sizes: Sizes) -> tuple[Segment, ...]:

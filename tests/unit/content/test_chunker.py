@@ -209,7 +209,7 @@ def test_groups_have_a_useful_size(packages):
     sizes = list(stored(small).values())
     assert max(sizes) <= DEFAULT_SIZES.most
     assert sum(size < DEFAULT_SIZES.least for size in sizes) <= 1, "only the last group may be smaller"
-    assert 200_000 < sum(sizes) / len(sizes) < 512_000
+    assert DEFAULT_SIZES.usual < sum(sizes) / len(sizes) < DEFAULT_SIZES.most
 
 
 def _longer(path, data):
