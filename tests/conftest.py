@@ -12,6 +12,7 @@ import tempfile
 from typing import NamedTuple
 
 import pytest
+from s3_support import racy_s3, s3  # noqa: F401  # here, so that all tests share one server
 
 from envkit.drivers import cgroup, probes
 from envkit.drivers.aptsources import debian_sources, read_host
@@ -110,6 +111,6 @@ def pytest_runtest_setup(item):
 def _no_settings_of_the_caller(monkeypatch):
     """Home, configuration and sudo's traces of whoever runs the tests say nothing in them."""
     for name in [*os.environ]:
-        if name.startswith(("ENVKIT_", "SUDO_", "XDG_")):
+        if name.startswith(("ENVKIT_", "SUDO_", "XDG_", "AWS_", "AZURE_", "GOOGLE_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent")

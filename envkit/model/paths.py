@@ -5,6 +5,8 @@ store/                      the default store
 cache/layers/DIGEST/image   EROFS metadata and data of one layer, complete
 cache/trees/DIGEST          verified trees
 cache/index.sqlite          which chunks the store has (a hint)
+cache/repair/               objects that a repair is putting back into a store
+cache/records/STORE/        version records of a store in a bucket, by its identity
 sessions/OWNER/NAME/        session.json, upper/, work/, lock, memory
 runs/ID/                    one running job: lock, upper/, work/, lxc.conf, lxc.log
 /run/envkit/ (0755)             gone after a reboot
@@ -51,6 +53,14 @@ class Paths(Record):
     @property
     def index(self) -> str:
         return f"{self.root}/cache/index.sqlite"
+
+    @property
+    def repair(self) -> str:
+        return f"{self.root}/cache/repair"
+
+    @property
+    def records(self) -> str:
+        return f"{self.root}/cache/records"
 
     @property
     def sessions(self) -> str:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from envkit.config.model import Config
+from envkit.drivers.caller import find_caller
 from envkit.errors import Unavailable
 from envkit.model.ids import EnvRef, check_owner
 from envkit.model.paths import Paths
@@ -14,6 +15,7 @@ from envkit.node.account import invoking_user
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envkit.store.base import Store
+    from envkit.store.settings import StoreSettings
 
 
 class Context:
@@ -33,10 +35,23 @@ class Context:
 
             # Only the default store is made where there is none: a mistyped --store must not become an empty store.
             if self.config.store:
-                self._store = open_store(self.config.store)
+                self._store = open_store(self.config.store, settings=self.store_settings)
             else:
                 self._store = open_store(self.paths.store, create=os.geteuid() == 0)
         return self._store
+
+    @property
+    def store_settings(self) -> "StoreSettings":
+        """What the configuration says of stores in buckets, the configured one and others."""
+        from envkit.store.settings import StoreSettings
+
+        return StoreSettings(
+            endpoint=self.config.endpoint,
+            region=self.config.region,
+            profile=self.config.aws_profile,
+            caller=find_caller(os.environ),
+            copies=self.paths.records if os.geteuid() == 0 else "",
+        )
 
     @property
     def owner(self) -> str:

@@ -1,6 +1,7 @@
 """The object store: objects, their layout, versions.
 
-`base` is the interface and `directory` the backend of it; `open` chooses the backend by URL; `layout` names the
-keys; `objects` keeps packs and trees, `versions` the versions of environments; `index` remembers on this machine
-which chunks a store has.
+`base` is the interface, `directory` and `bucket` the backends of it; `open` chooses one by URL; `connect` and
+`credentials` reach a bucket, `faults` reads what its server says, `probe` tries what it promises. `layout` names the
+keys; `objects` keeps packs and trees, `versions` the versions of environments, `records` copies of them here; `index`
+remembers here which chunks a store has.
 """

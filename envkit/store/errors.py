@@ -1,6 +1,7 @@
 """What goes wrong between envkit and a store. OSError and a backend's own exceptions end here."""
 
-from envkit.errors import EXIT_STORE, Damaged, EnvkitError, InvalidInput
+from envkit.errors import EXIT_STORE, Conflict, Damaged, EnvkitError, InvalidInput
+from envkit.model.ids import EnvName
 
 
 def reason(error: OSError) -> str:
@@ -12,6 +13,13 @@ class StoreError(EnvkitError):
     """The store failed, as opposed to what is stored in it."""
 
     exit_code = EXIT_STORE
+
+
+class MovedOn(Conflict):
+    """An environment got a new record between looking at its history and writing what builds on that."""
+
+    def __init__(self, env: EnvName) -> None:
+        super().__init__(f"{env} was changed by somebody else meanwhile", resolution="look at it, then try again")
 
 
 class ObjectNotFound(StoreError):
@@ -107,6 +115,39 @@ class UnsupportedStore(InvalidInput):
         scheme = url.partition("://")[0]
         super().__init__(
             f"stores of the kind {scheme}:// are not supported by this version: {url}",
-            resolution="give the path of a directory",
+            resolution="give the path of a directory, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX",
         )
         self.url = url
+
+
+class StoreUnreachable(StoreError):
+    """The server of a store does not answer, or not in time; `reason` completes "cannot reach the store URL: "."""
+
+    def __init__(self, url: str, reason: str, *, resolution: str) -> None:
+        super().__init__(f"cannot reach the store {url}: {reason}", resolution=resolution)
+        self.url = url
+
+
+class StoreDenied(StoreError):
+    """The server of a store does not let us in; `reason` completes "the store URL refuses access: "."""
+
+    def __init__(self, url: str, reason: str, *, resolution: str) -> None:
+        super().__init__(f"the store {url} refuses access: {reason}", resolution=resolution)
+        self.url = url
+
+
+class StoreUnsuitable(StoreError):
+    """A place breaks a promise that every store has to keep, as a probe showed; `broken` says which one."""
+
+    def __init__(self, url: str, broken: str) -> None:
+        super().__init__(
+            f"{url} cannot be a store: {broken}",
+            details="what was saved there could be lost or changed without anybody knowing",
+            resolution="use a directory, or a server that keeps to this promise of S3",
+        )
+        self.url = url
+        self.broken = broken
+
+
+class UnusableCredentials(InvalidInput):
+    """The keys for a store cannot be found or read; the text never has a key in it."""

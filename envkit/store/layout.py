@@ -4,6 +4,9 @@ format.json                           format and identity of the store
 packs/<2 hex>/<sha256>                frames of chunks
 trees/<2 hex>/<sha256>                trees
 envs/<owner>/<name>/<8 digits>.json   versions
+probe/, clock/                        nothing that lasts: written to find something out, and removed
+leases/<32 hex>-<8 digits>            writers that are at work
+gc/<8 digits>.<part>                  collections, by their epoch
 """
 
 import re
@@ -15,7 +18,16 @@ FORMAT = "format.json"
 PACKS = "packs/"
 TREES = "trees/"
 ENVIRONMENTS = "envs/"
+PROBES = "probe/"
+CLOCK = "clock/"
+PASSING = (PROBES, CLOCK)
+"""What is written only to find something out about the store; leftovers of it mean nothing."""
+LEASES = "leases/"
+COLLECTIONS = "gc/"
 _VERSION = re.compile(r"envs/([^/]+)/([^/]+)/([0-9]{8})\.json")
+# Compiled when first used: a run does not.
+_LEASE = r"leases/([0-9a-f]{32})-([0-9]{8})"
+_COLLECTION = r"gc/([0-9]{8})\.([a-z]{1,20})"
 
 
 def pack_key(digest: str) -> str:
@@ -59,6 +71,28 @@ def version_of(key: str) -> tuple[EnvName, int] | None:
         return EnvName(owner=match[1], name=match[2]), int(match[3])
     except InvalidInput:
         return None
+
+
+def lease_key(identity: str, number: int) -> str:
+    """Return the key of the `number`-th sign of life of a writer."""
+    return f"{LEASES}{identity}-{number:08}"
+
+
+def lease_of(key: str) -> tuple[str, int] | None:
+    """Return the writer and the number of the sign of life that has this key, or None if it is no such key."""
+    match = re.fullmatch(_LEASE, key)
+    return None if match is None else (match[1], int(match[2]))
+
+
+def collection_key(epoch: int, part: str) -> str:
+    """Return the key of a part of the record of a collection."""
+    return f"{COLLECTIONS}{epoch:08}.{part}"
+
+
+def collection_of(key: str) -> tuple[int, str] | None:
+    """Return the epoch and the part that have this key, or None if it is no such key."""
+    match = re.fullmatch(_COLLECTION, key)
+    return None if match is None else (int(match[1]), match[2])
 
 
 def _addressed(prefix: str, digest: str) -> str:

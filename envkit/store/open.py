@@ -1,13 +1,15 @@
 """Owns which backend a URL names, and `format.json`: that a place is a store, of which format, and which one.
 
-    {"format": 1, "id": "<32 hex>"}
+    {"format": 1, "id": "<32 hex>", "probe": {...}}
 
-Later fields may be added without a new format; readers ignore those that they do not know.
+`probe` is what was found out about the place when the store was made, if anything was. Later fields may be added
+without a new format; readers ignore those that they do not know.
 """
 
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from envkit.errors import InvalidInput
@@ -16,6 +18,7 @@ from envkit.store import layout
 from envkit.store.base import Store, is_component
 from envkit.store.directory import DirectoryStore
 from envkit.store.errors import NewerStore, ObjectNotFound, StoreUnreadable, StoreUnwritable, UnsupportedStore, reason
+from envkit.store.settings import StoreSettings, is_bucket
 
 STORE_FORMAT = 1
 MAX_FORMAT_BYTES = 65_536
@@ -29,13 +32,18 @@ class StoreFormat(Record):
     id: str
 
 
-def open_store(url: str, *, create: bool = False) -> Store:
+Check = Callable[[Store], Mapping[str, object]]
+
+
+def open_store(url: str, *, create: bool = False, settings: StoreSettings | None = None) -> Store:
     """Open the store at a path or URL. `create` (for the default store) makes one where there is nothing yet.
 
     :raises UnsupportedStore: the URL names a kind of store that this version cannot use.
     :raises StoreUnreadable: it cannot be read, or is no store.
     :raises NewerStore: a later envkit wrote it.
     """
+    if is_bucket(url):
+        return _open_bucket(url, settings or StoreSettings())
     store = DirectoryStore(_directory(url))
     if create and _is_empty(store.url):
         return init_store(url)
@@ -43,20 +51,54 @@ def open_store(url: str, *, create: bool = False) -> Store:
     return store
 
 
-def init_store(url: str) -> Store:
-    """Make a store in a directory that is missing or empty; open it if somebody else made it meanwhile.
+def init_store(url: str, *, settings: StoreSettings | None = None, check: Check | None = None) -> Store:
+    """Make a store where there is nothing yet; open it if somebody else made it meanwhile.
 
-    :raises StoreUnreadable: the directory has something else in it.
+    :param check: finds out whether the place can be a store before it becomes one; what it returns is recorded.
+    :raises StoreUnreadable: there is something else.
     :raises StoreUnwritable: it cannot be made.
     """
+    if is_bucket(url):
+        store = _bucket(url, settings or StoreSettings())
+        if store.status(layout.FORMAT) is None and _is_empty_bucket(store):
+            _write_format(store, check)
+        read_format(store)
+        return store
     path = _directory(url)
-    store = DirectoryStore(path)
     if _is_empty(path):
         _make_directory(path)
-        document = {"format": STORE_FORMAT, "id": os.urandom(16).hex()}
-        store.put_if_absent(layout.FORMAT, json.dumps(document, sort_keys=True).encode() + b"\n")
+        _write_format(DirectoryStore(path), check)
+        _remove_empty(path)
+    store = DirectoryStore(path)
     read_format(store)
     return store
+
+
+def _write_format(store: Store, check: Check | None) -> None:
+    document: dict[str, object] = {"format": STORE_FORMAT, "id": os.urandom(16).hex()}
+    if check is not None:
+        document["probe"] = check(store)
+    store.put_if_absent(layout.FORMAT, json.dumps(document, sort_keys=True).encode() + b"\n")
+
+
+def _bucket(url: str, settings: StoreSettings) -> Store:
+    from envkit.store.connect import open_bucket  # late: takes longer than all of a warm run's reading
+
+    return open_bucket(url, settings)
+
+
+def _open_bucket(url: str, settings: StoreSettings) -> Store:
+    store = _bucket(url, settings)
+    identity = read_format(store).id
+    if not settings.copies:
+        return store
+    from envkit.store.records import RecordCopies
+
+    return RecordCopies(store, f"{settings.copies}/{identity}")
+
+
+def _is_empty_bucket(store: Store) -> bool:
+    return all(key.startswith(layout.PASSING) for key in store.list())
 
 
 def read_format(store: Store) -> StoreFormat:
@@ -68,7 +110,10 @@ def read_format(store: Store) -> StoreFormat:
     try:
         data = store.get(layout.FORMAT, limit=MAX_FORMAT_BYTES)
     except ObjectNotFound as error:
-        raise StoreUnreadable(store.url, f"it is not an envkit store: it has no {layout.FORMAT}") from error
+        make = f"check the URL, or make a store of it: envkit store init {store.url}" if is_bucket(store.url) else None
+        raise StoreUnreadable(
+            store.url, f"it is not an envkit store: it has no {layout.FORMAT}", resolution=make
+        ) from error
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -107,11 +152,19 @@ def _directory(url: str) -> str:
 def _is_empty(path: str) -> bool:
     """Tell whether a directory is missing or has nothing in it that could be an object (lost+found could not)."""
     try:
-        return not any(is_component(name) for name in os.listdir(path))
+        return not any(is_component(name) and f"{name}/" not in layout.PASSING for name in os.listdir(path))
     except FileNotFoundError:
         return True
     except OSError as error:
         raise StoreUnreadable(path, reason(error)) from error
+
+
+def _remove_empty(path: str) -> None:
+    """Remove the directories of objects that were only there for a moment."""
+    for name in layout.PASSING:
+        for folder, _, _ in os.walk(f"{path}/{name.rstrip('/')}", topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
 
 def _make_directory(path: str) -> None:

@@ -1,27 +1,30 @@
 """What every store must do, whatever is behind it."""
 
-import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from racing import CROWDED_ROUNDS, RACERS, ROUNDS, publish_any, publish_expected, put_all, race
 
-from envkit.errors import Conflict
 from envkit.model.ids import EnvName
-from envkit.model.version import LayerRef, Version, VersionKind
 from envkit.store import versions
 from envkit.store.base import MAX_COMPONENT, MAX_KEY
 from envkit.store.errors import ObjectNotFound, ObjectTooLarge, ObjectTruncated
 from envkit.store.open import init_store, open_store, read_format
+from envkit.store.probe import probe
 
-BACKENDS = ["directory"]
-RACERS = 16
-ROUNDS = 10
+BACKENDS = ["directory", "s3"]
 
 
 @pytest.fixture(params=BACKENDS)
-def url(request, tmp_path):
+def url(request, tmp_path, monkeypatch):
     """The URL of a new, empty store."""
-    assert request.param == "directory"
-    where = str(tmp_path / "store")
+    if request.param == "directory":
+        where = str(tmp_path / "store")
+    else:
+        server = request.getfixturevalue("s3")
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        where = server.new_url()
     init_store(where)
     return where
 
@@ -99,6 +102,43 @@ def test_listing_is_complete_and_in_order_of_characters(store):
     assert list(store.list("nothing/here/")) == []
 
 
+def test_a_listing_knows_sizes_and_ages_and_is_complete_over_many_objects(store):
+    before = store.now()
+    sizes = {f"many/{number:03}": number % 7 for number in range(60)}
+    for key, size in sizes.items():
+        store.put_if_absent(key, bytes(size))
+    listed = list(store.list_status("many/"))
+    assert [(key, status.size) for key, status in listed] == sorted(sizes.items())
+    assert all(before - 2 <= status.modified <= store.now() + 2 for _, status in listed)
+    assert abs(store.status("many/000").modified - listed[0][1].modified) <= 1
+    assert list(store.list("clock/")) == []
+
+
+def test_a_large_object_is_one_object(store):
+    data = b"".join(b"%07d\n" % number for number in range(1 << 20))
+    assert store.put_if_absent("packs/large", data) is True
+    assert store.get("packs/large", limit=len(data)) == data
+    assert store.get_range("packs/large", len(data) - 8, 8) == data[-8:]
+    assert store.put_if_absent("packs/large", data) is False
+
+
+def test_a_store_keeps_the_promises_that_init_asks_for(store):
+    found = probe(store)
+    assert found["atomic_create"] is True
+    assert list(store.list("probe/")) == []
+
+
+def test_threads_share_a_store(store):
+    def work(number):
+        data = bytes([number]) * 1000
+        assert store.put_if_absent(f"threads/{number}", data) is True
+        assert store.get_range(f"threads/{number}", 10, 20) == data[10:30]
+        return store.size(f"threads/{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(32))) == [1000] * 32
+
+
 def test_a_deleted_object_is_gone_and_its_key_is_free(store):
     store.put_if_absent("a/b", b"1")
     store.put_if_absent("a/c", b"2")
@@ -153,66 +193,17 @@ def test_a_store_knows_its_format_and_keeps_its_identity(store, url):
     assert read_format(open_store(url)).id == read_format(store).id
 
 
-def _race(work, *arguments):
-    """Run `work(racer, barrier, results, *arguments)` in as many processes as there are racers; return all results."""
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(RACERS), context.SimpleQueue()
-    racers = [context.Process(target=work, args=(n, barrier, results, *arguments)) for n in range(RACERS)]
-    for racer in racers:
-        racer.start()
-    found = [results.get() for _ in racers]
-    for racer in racers:
-        racer.join()
-    assert [racer.exitcode for racer in racers] == [0] * RACERS
-    return found
-
-
-def _put_all(racer, barrier, results, url):
-    store = open_store(url)
-    won = []
-    for number in range(ROUNDS):
-        barrier.wait(30)
-        won.append(store.put_if_absent(f"race/{number}", b"%d" % racer * 1000))
-    results.put((racer, won))
-
-
 def test_of_sixteen_processes_that_put_one_key_exactly_one_wins(url, store):
-    found = _race(_put_all, url)
+    found = race(put_all, url)
     for number in range(ROUNDS):
         winners = [racer for racer, won in found if won[number]]
         assert len(winners) == 1
         assert store.get(f"race/{number}", limit=1 << 20) == b"%d" % winners[0] * 1000
 
 
-def _draft(env, author):
-    layer = LayerRef(tree="ab" * 32, entries=1, size=1, stored=1)
-    return Version(env=env, number=1, kind=VersionKind.ENVIRONMENT, layers=(layer,), author=author)
-
-
-def _publish_all(racer, barrier, results, url, *, expect):
-    store = open_store(url)
-    won = []
-    for number in range(ROUNDS // 2):
-        barrier.wait(30)
-        try:
-            env = EnvName(owner="alice", name=f"e{number}")
-            won.append(versions.publish(store, _draft(env, f"r{racer}"), expected=1 if expect else None).number)
-        except Conflict:
-            won.append(None)
-    results.put((racer, won))
-
-
-def _publish_expected(racer, barrier, results, url):
-    _publish_all(racer, barrier, results, url, expect=True)
-
-
-def _publish_any(racer, barrier, results, url):
-    _publish_all(racer, barrier, results, url, expect=False)
-
-
 def test_of_sixteen_processes_that_publish_one_version_exactly_one_wins(url, store):
-    found = _race(_publish_expected, url)
-    for number in range(ROUNDS // 2):
+    found = race(publish_expected, url)
+    for number in range(ROUNDS):
         env = EnvName(owner="alice", name=f"e{number}")
         winners = [racer for racer, won in found if won[number] is not None]
         assert len(winners) == 1
@@ -220,8 +211,8 @@ def test_of_sixteen_processes_that_publish_one_version_exactly_one_wins(url, sto
 
 
 def test_sixteen_processes_that_take_any_number_get_one_each(url, store):
-    found = _race(_publish_any, url)
-    for number in range(ROUNDS // 2):
+    found = race(publish_any, url)
+    for number in range(CROWDED_ROUNDS):
         env = EnvName(owner="alice", name=f"e{number}")
         assert sorted(won[number] for _, won in found) == list(range(1, RACERS + 1))
         assert len(versions.history(store, env)) == RACERS

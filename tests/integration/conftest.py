@@ -5,10 +5,11 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 
 import pytest
-from commandline import Envkit
+from commandline import CHECKOUT, Envkit, Outcome
 from traces import new_traces, traces
 
 from envkit.drivers.files import remove_tree
@@ -105,6 +106,26 @@ def debian(shared):
     """The base `debian-12`, built once for all tests."""
     assert shared("base", "build", "debian-12", patience=600).ok() == "base/debian-12@1"
     return "debian-12"
+
+
+_NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+
+
+@pytest.fixture(scope="session")
+def as_nobody(disk):
+    """A function that runs a command line of a root as uid 65534."""
+    # The checkout may lie in a home that is closed to others.
+    shutil.copytree(f"{CHECKOUT}/envkit", f"{disk}/code/envkit", ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run([*_NOBODY, sys.executable, "-c", "import click"], cwd="/", capture_output=True, check=False)
+    assert done.returncode == 0, f"an ordinary user cannot run {sys.executable}: move the virtual environment"
+
+    def run(envkit, *words):
+        more = {"PYTHONPATH": f"{disk}/code", "PYTHONDONTWRITEBYTECODE": "1"}
+        argv, env = [*_NOBODY, *envkit.argv(*words)], envkit.environment(more=more)
+        done = subprocess.run(argv, env=env, capture_output=True, timeout=60, check=False, cwd="/")
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ def command() -> None:
     """Make a store. The default one makes itself."""
 
 
-@command.command("init", epilog="Example: envkit store init /mnt/shared/envkit")
-@click.argument("directory")
+@command.command("init", epilog="Examples: envkit store init /mnt/shared/envkit; envkit store init s3://bucket/envkit")
+@click.argument("url")
 @pass_app
-def init(app: App, /, *, directory: str) -> None:
-    """Make a store in a directory that is empty or does not exist yet.
+def init(app: App, /, *, url: str) -> None:
+    """Make a store in a directory or bucket that has nothing in it yet.
 
-    Use it with --store DIR, ENVKIT_STORE, or `store` in the configuration.
+    First it is tried whether the place keeps the promises that a store needs, for example that of two writers at once
+    one wins. Use the store with --store URL, ENVKIT_STORE, or `store` in the configuration.
     """
-    app.console.say(f"{stores.init(directory)} is a store")
+    app.console.say(f"{stores.init(app.context, url)} is a store")

@@ -1,0 +1,102 @@
+"""Owns copies of version records on a node, so that resolving a name in a bucket does not read all of them each time.
+
+Records never change, and a listing shows which there are; so a copy counts only for a record that this process has
+listed, and only in the same size and age. The copy itself proves nothing: its digest tells whether it is whole, and a
+copy that is not costs a read. What is below the directory may be deleted at any time.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+from envkit.store.base import Status, Store
+from envkit.store.layout import version_of
+
+
+class RecordCopies(Store):
+    """A store whose version records are kept in a directory, too. Everything else is passed on."""
+
+    def __init__(self, store: Store, directory: str) -> None:
+        super().__init__(store.url)
+        self._store = store
+        self._directory = directory
+        self._listed: dict[str, Status] = {}
+
+    def remove_leftovers(self, *, older_than: float) -> int:
+        """Remove what killed writers left in the store itself."""
+        return self._store.remove_leftovers(older_than=older_than)
+
+    def _get(self, key: str, limit: int) -> bytes:
+        listed = self._listed.get(key)
+        if listed is None:
+            return self._store.get(key, limit=limit)
+        path = f"{self._directory}/{key}"
+        data = _read(path, listed) if listed.size <= limit else None
+        if data is None:
+            data = self._store.get(key, limit=limit)
+            if len(data) == listed.size:
+                _write(path, listed, data)
+        return data
+
+    def _get_range(self, key: str, start: int, length: int) -> bytes:
+        return self._store.get_range(key, start, length)
+
+    def _put_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
+        return self._store.put_if_absent(key, pieces)
+
+    def _status(self, key: str) -> Status | None:
+        return self._store.status(key)
+
+    def _delete(self, key: str) -> None:
+        self._listed.pop(key, None)
+        self._store.delete(key)
+
+    def _list(self, prefix: str) -> Iterator[str]:
+        return (key for key, _ in self._list_status(prefix))
+
+    def _list_status(self, prefix: str) -> Iterator[tuple[str, Status]]:
+        for key in [key for key in self._listed if key.startswith(prefix)]:
+            del self._listed[key]
+        for key, status in self._store.list_status(prefix):
+            if version_of(key) is not None:
+                self._listed[key] = status
+            yield key, status
+
+
+def _read(path: str, listed: Status) -> bytes | None:
+    """Return a copy's bytes; None where there is none that can be used."""
+    try:
+        with open(path, "rb") as file:
+            head, data = file.readline(256), file.read(listed.size + 1)
+    except OSError:
+        return None
+    return data if len(data) == listed.size and head == _head(listed, data) else None
+
+
+def _write(path: str, listed: Status, data: bytes) -> None:
+    """Keep a copy; it is never needed, so that whatever fails is passed over, and nothing is synced."""
+    temporary = f"{path}.{os.getpid()}.new"
+    with contextlib.suppress(OSError):
+        _make(os.path.dirname(path))
+        try:
+            with open(temporary, "wb") as file:
+                file.write(_head(listed, data) + data)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+
+
+def _make(directory: str) -> None:
+    """Make a directory and what is missing above it, all of it private."""
+    try:
+        os.mkdir(directory, mode=0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        _make(os.path.dirname(directory))
+        os.mkdir(directory, mode=0o700)
+
+
+def _head(listed: Status, data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()} {listed.modified!r}\n".encode()

@@ -1,0 +1,117 @@
+"""Copies of version records: they spare reads, and never show what the store does not have."""
+
+import pytest
+
+from envkit.model.ids import EnvName, EnvRef
+from envkit.model.version import LayerRef, Version, VersionKind
+from envkit.store import versions
+from envkit.store.directory import DirectoryStore
+from envkit.store.open import init_store
+from envkit.store.records import RecordCopies
+
+SCI = EnvName(owner="alice", name="sci")
+KEY = "envs/alice/sci/00000001.json"
+
+
+class Counting(DirectoryStore):
+    """A store that writes down what is read."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.read = []
+
+    def _get(self, key, limit):
+        self.read.append(key)
+        return super()._get(key, limit)
+
+
+@pytest.fixture
+def place(tmp_path):
+    init_store(str(tmp_path / "store"))
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(place):
+    """A function that gives the store as another process would open it."""
+    return lambda: RecordCopies(Counting(str(place / "store")), str(place / "copies"))
+
+
+def publish(store, **fields):
+    layer = LayerRef(tree="ab" * 32, entries=1, size=1, stored=1)
+    draft = Version(env=SCI, number=1, kind=VersionKind.ENVIRONMENT, layers=(layer,), **fields)
+    return versions.publish(store, draft, expected=None)
+
+
+def resolve(store, text):
+    return versions.resolve(store, EnvRef.parse(text, owner="alice"))
+
+
+def test_a_record_is_read_once_a_machine(fresh, place):
+    plain = DirectoryStore(str(place / "store"))
+    for number in range(4):
+        publish(plain, message=str(number))
+    versions.delete(plain, SCI, [4], author="alice", created="")
+    first = fresh()
+    assert resolve(first, "sci@2").message == "1"
+    assert {KEY.replace("01", "02"), KEY.replace("01", "05")} <= {*first._store.read}
+    second = fresh()
+    assert resolve(second, "sci@2").message == "1"
+    assert second._store.read == []
+
+
+def test_what_is_no_record_is_not_copied(fresh, place):
+    store = fresh()
+    store.put_if_absent("trees/ab/cd", b"1")
+    list(store.list())
+    store.get("trees/ab/cd", limit=9)
+    store.get("trees/ab/cd", limit=9)
+    assert store._store.read == ["trees/ab/cd"] * 2
+    assert not (place / "copies").exists()
+
+
+def test_a_record_that_is_gone_is_not_served_from_its_copy(fresh):
+    publish(fresh())
+    store = fresh()
+    resolve(store, "sci")
+    DirectoryStore(store._store.url).delete(KEY)
+    assert versions.numbers(store, SCI) == []
+    assert store._store.size(KEY) is None
+    for reader in (store, fresh()):
+        with pytest.raises(Exception, match="has no version 1"):
+            versions.load(reader, SCI, 1)
+
+
+def test_another_record_under_the_same_key_is_read_anew(fresh, place):
+    publish(fresh(), message="one")
+    assert resolve(fresh(), "sci").message == "one"
+    DirectoryStore(str(place / "store")).delete(KEY)
+    publish(fresh(), message="two")
+    assert resolve(fresh(), "sci").message == "two"
+
+
+@pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data + b"x", lambda data: data.replace(b"alice", b"mallo"), lambda data: b"\xff" * len(data)])  # fmt: skip
+def test_a_damaged_copy_only_costs_a_read(fresh, place, spoil):
+    publish(fresh(), message="mine")
+    resolve(fresh(), "sci")
+    copy = place / "copies" / KEY
+    whole = copy.read_bytes()
+    copy.write_bytes(spoil(whole))
+    store = fresh()
+    assert resolve(store, "sci").message == "mine"
+    assert store._store.read == [KEY]
+    assert copy.read_bytes() == whole
+
+
+def test_copies_that_cannot_be_kept_are_done_without(fresh, place):
+    publish(fresh())
+    (place / "copies").write_bytes(b"a file in the way")
+    assert resolve(fresh(), "sci").number == 1
+
+
+def test_a_limit_holds_for_copies_too(fresh):
+    publish(fresh())
+    store = fresh()
+    resolve(store, "sci")
+    with pytest.raises(Exception, match="more than the 5 that it may have"):
+        store.get(KEY, limit=5)
