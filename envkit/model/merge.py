@@ -1,6 +1,6 @@
 """Owns what a stack of trees looks like merged: the same rules as overlayfs, without a mount."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from envkit.model.tree import Entry, Kind, path_key
 
@@ -41,13 +41,14 @@ def _stack(lower: dict[bytes, Entry], entries: Sequence[Entry]) -> dict[bytes, E
         replaced = before is not None and before.kind is Kind.DIRECTORY and entry.kind is not Kind.DIRECTORY
         if entry.kind is Kind.WHITEOUT or entry.opaque or replaced:
             gone.add(entry.path)
-    kept = {path: entry for path, entry in lower.items() if path not in named and not _is_below(path, gone)}
-    _repair_links(lower, kept)
+    kept = {path: entry for path, entry in lower.items() if path not in named and not is_below(path, gone)}
+    repair_links(lower, kept)
     kept.update(_first(entries))
     return kept
 
 
-def _is_below(path: bytes, gone: set[bytes]) -> bool:
+def is_below(path: bytes, gone: Collection[bytes]) -> bool:
+    """Tell whether a path lies below one of some others."""
     if not gone:
         return False
     while path:
@@ -57,8 +58,8 @@ def _is_below(path: bytes, gone: set[bytes]) -> bool:
     return False
 
 
-def _repair_links(lower: dict[bytes, Entry], kept: dict[bytes, Entry]) -> None:
-    """Give hard links whose first name is hidden a new first name."""
+def repair_links(lower: Mapping[bytes, Entry], kept: dict[bytes, Entry]) -> None:
+    """Give hard links whose first name is hidden a new first name; `kept` is what is left of `lower`."""
     renamed: dict[bytes, bytes] = {}
     for path, entry in list(kept.items()):
         if entry.kind is not Kind.HARDLINK or entry.target in kept:

@@ -12,10 +12,18 @@ MAX_SESSION_BYTES = 1 << 20
 
 
 class Saved(Record):
-    """The last save of a session: its version number, and a digest of the entries that it stored."""
+    """The last save of a session: the highest version that it knows of, and a digest of the entries that it stored.
+
+    `under` is the version that it became where that is one of another environment.
+    """
 
     number: int
     fingerprint: str
+    under: str | None = None
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Tell whether the session's own environment has these entries as its latest version."""
+        return self.under is None and self.fingerprint == fingerprint
 
 
 class Pending(Record):
@@ -66,7 +74,7 @@ def session_to_json(session: Session) -> bytes:
         "known": session.known,
         "description": session.description,
         "created": session.created,
-        "saved": None if session.saved is None else [session.saved.number, session.saved.fingerprint],
+        "saved": None if session.saved is None else [getattr(session.saved, field) for field in Saved._fields],
     }
     if session.pending is not None:
         document["pending"] = [session.pending.number, session.pending.tree, session.pending.fingerprint]
@@ -99,7 +107,7 @@ def session_from_json(data: bytes, *, where: str) -> Session:
             known=document["known"],
             description=document["description"],
             created=document["created"],
-            saved=None if saved is None else Saved(number=saved[0], fingerprint=saved[1]),
+            saved=None if saved is None else Saved(number=saved[0], fingerprint=saved[1], under=saved[2]),
             pending=None if pending is None else Pending(number=pending[0], tree=pending[1], fingerprint=pending[2]),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:

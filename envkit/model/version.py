@@ -1,15 +1,17 @@
 """Owns the version: the immutable record that gives a name to a stack of layers, and its JSON form.
 
-A version lists every layer that it needs, the base's first, so that nothing else has to be read to run it.
+A version lists every layer that it needs, the base's first, so that nothing else has to be read to run it. Records of
+other kinds share the numbers of versions and say something about them (see `VersionKind`).
 On the path of `envkit run`: the JSON is checked by hand here rather than by a schema library.
 """
 
 import enum
 import json
+import re
 import zlib
 
 from envkit.errors import Damaged, InvalidInput
-from envkit.model.ids import MAX_VERSION, EnvName, is_digest
+from envkit.model.ids import MAX_VERSION, EnvName, is_digest, is_tag
 from envkit.model.record import Record
 
 VERSION_FORMAT = 1
@@ -19,6 +21,7 @@ MAX_LAYERS = 400
 # Packs and trees are addressed by their digest; a version is not, so it carries a checksum against bit rot.
 _CRC = b'"crc32": "%s"'
 _NO_CRC = "00000000"
+_TOKEN = re.compile(r"[0-9a-f]{32}|")
 
 
 class VersionKind(enum.Enum):
@@ -28,6 +31,12 @@ class VersionKind(enum.Enum):
     ENVIRONMENT = "environment"
     TOMBSTONE = "tombstone"
     """Deletes the versions that it names; its own number stays taken."""
+    RESTORE = "restore"
+    """Brings the versions that it names back, if they were deleted."""
+    TAG = "tag"
+    """Lets a tag stand for a version, or for none."""
+    DESCRIBE = "describe"
+    """Changes the environment's description."""
 
 
 class LayerRef(Record):
@@ -55,7 +64,13 @@ class Report(Record):
 
 
 class Version(Record):
-    """One version of an environment or a base. `created` is UTC as in 2026-01-31T12:00:00Z, `arch` as in uname(1)."""
+    """One version of an environment or a base, or a record of another kind.
+
+    `created` is UTC as in 2026-01-31T12:00:00Z, `arch` as in uname(1). `description` is the environment's, which
+    versions carry on; `origin` names the version that this one is a copy of. `token` is random, so that no two writers
+    ever write the same bytes. `deletes`, `restores`, `tag` with `target` (0 for none) and `renamed` (the name that the
+    deleted versions now have) belong to records of other kinds.
+    """
 
     env: EnvName
     number: int
@@ -63,20 +78,40 @@ class Version(Record):
     layers: tuple[LayerRef, ...] = ()
     base: str | None = None
     parent: str | None = None
+    origin: str | None = None
     deletes: tuple[int, ...] = ()
+    renamed: EnvName | None = None
+    restores: tuple[int, ...] = ()
+    tag: str | None = None
+    target: int = 0
     message: str = ""
+    description: str = ""
     author: str = ""
     created: str = ""
     arch: str = ""
+    token: str = ""
     report: Report | None = None
 
     def __str__(self) -> str:
         return f"{self.env}@{self.number}"
 
     @property
+    def is_version(self) -> bool:
+        """Whether this is a version, and not a record that speaks of versions."""
+        return self.kind is VersionKind.ENVIRONMENT or self.kind is VersionKind.BASE
+
+    @property
     def size(self) -> int:
         """Logical bytes of all layers."""
         return sum(layer.size for layer in self.layers)
+
+
+class Newest(Record):
+    """The newest version of an environment, its description as it stands, and the tags that mean this version."""
+
+    version: Version
+    description: str
+    tags: tuple[str, ...]
 
 
 def version_to_json(version: Version) -> bytes:
@@ -94,12 +129,21 @@ def version_to_json(version: Version) -> bytes:
         "layers": [{field: getattr(layer, field) for field in LayerRef._fields} for layer in version.layers],
         "base": version.base,
         "parent": version.parent,
+        "origin": version.origin,
         "deletes": list(version.deletes),
         "message": version.message,
+        "description": version.description,
         "author": version.author,
         "created": version.created,
         "arch": version.arch,
+        "token": version.token,
     }
+    if version.restores:
+        document["restores"] = list(version.restores)
+    if version.tag is not None:
+        document |= {"tag": version.tag, "target": version.target}
+    if version.renamed is not None:
+        document["renamed"] = str(version.renamed)
     if version.report is not None:
         findings = [[f.rule, f.path, f.action] for f in version.report.findings]
         document["report"] = {"ruleset": version.report.ruleset, "findings": findings}
@@ -138,26 +182,55 @@ def _check_crc(data: bytes, stored: str) -> None:
 
 
 def _version(document: dict[str, object]) -> Version:
-    layers = tuple(_layer(item) for item in _list(document["layers"]))
-    number = _number(document["version"])
-    kind = VersionKind(document["kind"])
-    if len(layers) > MAX_LAYERS or not 0 < number <= MAX_VERSION or (kind is not VersionKind.TOMBSTONE) != bool(layers):
-        raise ValueError("layers or version out of range")
-    report = document.get("report")
-    return Version(
+    report, tag, renamed = (document.get(field) for field in ("report", "tag", "renamed"))
+    version = Version(
         env=EnvName(owner=_text(document["owner"]), name=_text(document["name"])),
-        number=number,
-        kind=kind,
-        layers=layers,
+        number=_number(document["version"]),
+        kind=VersionKind(document["kind"]),
+        layers=tuple(_layer(item) for item in _list(document["layers"])),
         base=_optional_text(document["base"]),
         parent=_optional_text(document["parent"]),
+        origin=_optional_text(document.get("origin")),
         deletes=tuple(_number(item) for item in _list(document["deletes"])),
+        renamed=None if renamed is None else _env(_text(renamed)),
+        restores=tuple(_number(item) for item in _list(document.get("restores", []))),
+        tag=_optional_text(tag),
+        target=_number(document["target"]) if tag is not None else 0,
         message=_text(document["message"]),
+        description=_text(document.get("description", "")),
         author=_text(document["author"]),
         created=_text(document["created"]),
         arch=_text(document["arch"]),
+        token=_text(document.get("token", "")),
         report=None if report is None else _report(report),
     )
+    _check_rules(version)
+    return version
+
+
+def _check_rules(version: Version) -> None:
+    kind, number = version.kind, version.number
+    if not 0 < number <= MAX_VERSION or len(version.layers) > MAX_LAYERS or version.is_version != bool(version.layers):
+        raise ValueError("layers or version out of range")
+    if version.deletes and kind is not VersionKind.TOMBSTONE:
+        raise ValueError("it deletes versions but is no tombstone")
+    if version.renamed is not None and kind is not VersionKind.TOMBSTONE:
+        raise ValueError("it names a new name but is no tombstone")
+    if version.restores and kind is not VersionKind.RESTORE:
+        raise ValueError("it restores versions but is of another kind")
+    if (version.tag is not None) != (kind is VersionKind.TAG):
+        raise ValueError("it is a tag without a name, or names one but is of another kind")
+    if version.tag is not None and not is_tag(version.tag):
+        raise ValueError("the name of its tag is invalid")
+    if not all(0 < named < number for named in (*version.deletes, *version.restores)) or version.target >= number:
+        raise ValueError("it speaks of versions that did not come before it")
+    if not _TOKEN.fullmatch(version.token):
+        raise ValueError("its token is not 32 hexadecimal digits")
+
+
+def _env(text: str) -> EnvName:
+    owner, _, name = text.partition("/")
+    return EnvName(owner=owner, name=name)
 
 
 def _layer(item: object) -> LayerRef:

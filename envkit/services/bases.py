@@ -10,7 +10,7 @@ from envkit.drivers.files import make_directory, remove_tree
 from envkit.errors import InvalidInput
 from envkit.model.ids import BASE_OWNER, EnvName, EnvRef
 from envkit.model.tree import Entry, Kind
-from envkit.model.version import Version, VersionKind
+from envkit.model.version import Newest, Version, VersionKind
 from envkit.overlay.scan import scan_directory
 from envkit.services import environments
 from envkit.services.context import Context, counting, require_root
@@ -64,9 +64,9 @@ def import_base(context: Context, name: str, source: str, *, message: str) -> Ve
         remove_tree(work)
 
 
-def latest(context: Context) -> list[Version]:
+def newest(context: Context) -> list[Newest]:
     """Return the newest version of every base."""
-    return environments.latest(context, bases=True)
+    return environments.newest(context, bases=True)
 
 
 def to_delete(context: Context, text: str) -> Doomed:
@@ -104,6 +104,7 @@ def _store_directory(context: Context, env: EnvName, directory: str, *, message:
             kind=VersionKind.BASE,
             layers=(layer,),
             message=message,
+            description=message,
             author=context.owner,
             created=now(),
             arch=platform.machine(),

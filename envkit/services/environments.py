@@ -1,16 +1,17 @@
-"""Owns the use cases of saved environments: list, look at, delete."""
+"""Owns the use cases that look at saved environments: list, history, files; and what deleting one would take."""
 
 import time
 from dataclasses import dataclass
 
+from envkit.model.history import History
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.merge import merge, sorted_entries
 from envkit.model.tree import Entry, Kind
-from envkit.model.version import LayerRef, Version, VersionKind
+from envkit.model.version import LayerRef, Newest, Version
 from envkit.services.context import Context
 from envkit.services.layers import layer_tree
 from envkit.store import versions
-from envkit.store.versions import Past
+from envkit.store.missing import not_found
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Doomed:
     numbers: tuple[int, ...]
 
 
-def latest(context: Context, *, bases: bool = False) -> list[Version]:
-    """Return the newest version of every environment, or of every base."""
+def newest(context: Context, *, bases: bool = False) -> list[Newest]:
+    """Return the newest version of every environment, or of every base, with its tags and the description."""
     names = [env for env in versions.list_environments(context.store) if env.is_base == bases]
-    found = [versions.latest(context.store, env) for env in names]
-    return [version for version in found if version is not None]
+    found = [versions.newest(context.store, env) for env in names]
+    return [item for item in found if item is not None]
 
 
 def resolve(context: Context, text: str) -> Version:
@@ -33,10 +34,18 @@ def resolve(context: Context, text: str) -> Version:
     return versions.resolve(context.store, context.ref(text))
 
 
-def history(context: Context, text: str) -> list[Past]:
-    """Return the versions of an environment, the newest first, tombstones left out."""
-    past = versions.history(context.store, context.ref(text).env)
-    return [item for item in reversed(past) if item.version.kind is not VersionKind.TOMBSTONE]
+def history(context: Context, text: str) -> History:
+    """Return what is known of an environment, also where all its versions are deleted.
+
+    :raises NotFound: there is no such environment, or it has another name now.
+    """
+    ref = EnvRef(env=context.ref(text).env)
+    found = versions.read_history(context.store, ref.env)
+    tombstone = found.newest_tombstone
+    moved = not found.live and tombstone is not None and tombstone.renamed is not None
+    if not found.versions or moved:
+        raise not_found(context.store, ref)
+    return found
 
 
 def files(context: Context, text: str, *, changed: bool) -> list[Entry]:
@@ -58,16 +67,9 @@ def doomed(context: Context, ref: EnvRef) -> Doomed:
     :raises NotFound: there is no such environment or version.
     """
     version = versions.resolve(context.store, ref)
-    if ref.version is not None:
+    if not ref.is_whole:
         return Doomed(env=version.env, numbers=(version.number,))
-    past = versions.history(context.store, ref.env)
-    live = [p.version.number for p in past if not p.deleted and p.version.kind is not VersionKind.TOMBSTONE]
-    return Doomed(env=ref.env, numbers=tuple(live))
-
-
-def delete(context: Context, doomed: Doomed) -> None:
-    """Delete versions; their numbers stay taken and their data stays until it is collected."""
-    versions.delete(context.store, doomed.env, doomed.numbers, author=context.owner, created=now())
+    return Doomed(env=ref.env, numbers=tuple(versions.read_history(context.store, ref.env).live))
 
 
 def now() -> str:
@@ -84,9 +86,11 @@ def version_json(version: Version) -> dict[str, object]:
         "kind": version.kind.value,
         "base": version.base,
         "parent": version.parent,
+        "origin": version.origin,
         "layers": [_layer_json(layer) for layer in version.layers],
         "size": version.size,
         "message": version.message,
+        "description": version.description,
         "author": version.author,
         "created": version.created,
         "arch": version.arch,
@@ -97,6 +101,19 @@ def version_json(version: Version) -> dict[str, object]:
             "findings": [{"rule": f.rule, "action": f.action, "path": f.path} for f in report.findings],
         },
     }
+
+
+def newest_json(item: Newest) -> dict[str, object]:
+    """Return an environment's newest version for `--json`."""
+    return version_json(item.version) | {"description": item.description, "tags": list(item.tags)}
+
+
+def history_json(history: History) -> list[dict[str, object]]:
+    """Return an environment's versions for `--json`, the newest first."""
+    return [
+        version_json(version) | {"tags": history.tags_of(number), "deleted": history.tombstone_of(number) is not None}
+        for number, version in reversed(history.versions.items())
+    ]
 
 
 def _layer_json(layer: LayerRef) -> dict[str, object]:

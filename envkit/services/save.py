@@ -16,9 +16,10 @@ from envkit.drivers import cgroup, libc
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
 from envkit.drivers.subids import container_range
-from envkit.errors import EnvkitError
+from envkit.errors import Conflict, EnvkitError, InvalidInput
 from envkit.model.idmap import shifted
-from envkit.model.ids import EnvRef
+from envkit.model.ids import EnvName, EnvRef
+from envkit.model.interruption import remains
 from envkit.model.merge import merge
 from envkit.model.session import Pending, Saved, Session
 from envkit.model.tree import Entry, Kind
@@ -75,22 +76,26 @@ class _Cleaned:
         return sum(entry.size for entry in self.entries if entry.kind is Kind.FILE)
 
 
-def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()) -> SaveResult:
-    """Store a session's changes as the next version of its environment.
+def save(
+    context: Context, name: str, *, message: str, allow: Sequence[str] = (), under: str | None = None
+) -> SaveResult:
+    """Store a session's changes as the next version of its environment, or as the first one `under` another name.
 
-    :raises Conflict: somebody else saved a version meanwhile; the session keeps everything.
+    :raises Conflict: somebody else saved a version meanwhile, or the other name is taken; the session keeps everything.
     :raises EntryRefused: the session holds something that cannot be saved; says what and where.
     """
     waivers = [Allow.parse(text) for text in allow]
     session = _load(context, name)
-    with sessions.session_lock(context.paths, session.env):
+    other = None if under is None else _other_name(context, session, under)
+    kept = f"the session on {session.env} is open and unchanged"
+    with sessions.session_lock(context.paths, session.env), remains(lambda: kept):
         session = _settled(context, sessions.load_session(context.paths, session.env))
         crash_point("save:begin")
         with writing(context) as writer:
             with frozen(context, session), _scan(context, session) as scan:
                 cleaned = _clean(context, session, scan, waivers)
                 fingerprint = _fingerprint(scan, cleaned)
-                if session.saved is not None and session.saved.fingerprint == fingerprint:
+                if other is None and session.saved is not None and session.saved.is_of(fingerprint):
                     version = versions.load(context.store, session.env, session.saved.number)
                     return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
                 unchanged = recall(context, session, scan, replaced=cleaned.contents)
@@ -100,12 +105,16 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
                 remember(context, session, scan, layer.tree, files, replaced=cleaned.contents)
             crash_point("save:stored")
             draft = _draft(context, session, layer, cleaned.report, message)
-            pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
-            sessions.update_session(context.paths, session.replace(pending=pending))
-            crash_point("save:pending")
-            version = writer.publish(draft, expected=session.next_version)
+            if other is None:
+                pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
+                sessions.update_session(context.paths, session.replace(pending=pending))
+                crash_point("save:pending")
+                version = writer.publish(draft, expected=session.next_version)
+                saved = Saved(number=version.number, fingerprint=fingerprint)
+            else:
+                version = writer.publish(draft.replace(env=other, number=1), expected=1)
+                saved = Saved(number=session.next_version - 1, fingerprint=fingerprint, under=str(version))
             crash_point("save:published")
-        saved = Saved(number=version.number, fingerprint=fingerprint)
         sessions.update_session(context.paths, session.replace(saved=saved))
         crash_point("save:end")
     return SaveResult(
@@ -118,6 +127,18 @@ def save(context: Context, name: str, *, message: str, allow: Sequence[str] = ()
     )
 
 
+def _other_name(context: Context, session: Session, text: str) -> EnvName:
+    """Return the environment that a session is saved under instead of its own, which must be a new one."""
+    ref = context.ref(text)
+    if ref.version is not None or ref.tag is not None:
+        raise InvalidInput(f"{text!r} names a version", resolution="give the name of a new environment")
+    if ref.env == session.env:
+        raise InvalidInput(f"the session is on {session.env} itself", resolution="leave out --as")
+    if versions.numbers(context.store, ref.env):
+        raise Conflict(f"{ref.env} exists already", resolution="choose another name")
+    return ref.env
+
+
 def _draft(context: Context, session: Session, layer: LayerRef, report: Report, message: str) -> Version:
     return Version(
         env=session.env,
@@ -126,7 +147,9 @@ def _draft(context: Context, session: Session, layer: LayerRef, report: Report, 
         layers=(*session.layers, layer),
         base=session.base,
         parent=session.parent,
-        message=message or session.description,
+        message=message,
+        # What was asked for when the session was opened; later it is the environment's, which may have been changed.
+        description=session.description if session.saved is None else "",
         author=context.owner,
         created=now(),
         arch=session.arch,
@@ -172,9 +195,9 @@ def frozen(context: Context, session: Session) -> Iterator[None]:
     """
     running = sessions.is_running(context.paths, session)
     name = container_name(session.identity)
-    if running:
-        cgroup.freeze(name)
     try:
+        if running:
+            cgroup.freeze(name)
         _sync(_upper(context, session))
         yield
     finally:

@@ -5,7 +5,7 @@ objects that nobody needs.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from envkit.content import treefile
 from envkit.content.chunker import chunk_files, renumber
@@ -13,6 +13,9 @@ from envkit.content.pack import PackWriter
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import make_directory, write_atomic
 from envkit.errors import Damaged
+from envkit.model.amounts import human_bytes
+from envkit.model.interruption import remains
+from envkit.model.progress import Step
 from envkit.model.tree import TREE_FORMAT, Chunk, Entry, Kind, Segment, Tree
 from envkit.model.version import LayerRef
 from envkit.services.context import Context
@@ -42,7 +45,7 @@ def store_layer(
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
     with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
-        _learn_new_trees(context, writer.store, index)
+        learn_new_trees(context, writer.store, index)
         try:
             return _store(context, writer, index, entries, read, unchanged)
         except PacksMissing as error:
@@ -61,29 +64,53 @@ def _store(
 ) -> LayerRef:
     store = writer.store
     total = sum(entry.size for entry in entries if entry.kind is Kind.FILE and entry.path not in unchanged.files)
+    sent = Sent()
     with (
-        PackWriter(_putter(store), known=_finder(writer, index), epoch=writer.epoch) as packs,
-        context.progress.step("storing", total=total, unit="bytes") as step,
+        remains(sent.told),
+        context.progress.step("reading and packing", total=total, unit="bytes") as step,
+        context.progress.step("storing", unit="bytes") as upload,
+        PackWriter(_putter(store, sent, upload), known=_finder(writer, index), epoch=writer.epoch) as packs,
     ):
         files = ((entry, _counted(read(entry), step.advance) if entry.size else ()) for entry in entries)
         segmented = list(chunk_files(files, packs.add, memo=_Memo(unchanged, writer, packs)))
         packed = packs.finish()
     crash_point("store:packs")
     tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
+    layer = _store_tree(context, writer, index, tree, packed.reused)
+    return layer.replace(stored=layer.stored + packed.stored)
+
+
+def store_tree(context: Context, writer: Writer, entries: Sequence[Entry], chunks: Sequence[Chunk]) -> LayerRef:
+    """Store a layer whose chunks the store has: nothing but its tree is written. Else as `store_layer`.
+
+    :param entries: in canonical order, their segments name `chunks`.
+    :raises PacksMissing: the store does not have them any more.
+    """
+    packs: dict[str, int] = {}
+    for chunk in chunks:
+        digest = chunk.pack.hex()
+        packs[digest] = max(packs.get(digest, 0), chunk.offset + chunk.stored)
+    tree = Tree(TREE_FORMAT, list(entries), list(chunks), writer.epoch)
+    with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
+        return _store_tree(context, writer, index, tree, packs)
+
+
+def _store_tree(context: Context, writer: Writer, index: ChunkIndex, tree: Tree, packs: Mapping[str, int]) -> LayerRef:
+    """Store a tree, then look for the packs that nobody wrote for it; see `Writer.verify`."""
     digest, data = treefile.encode(tree)
-    if not put_tree(store, digest, data):
-        treefile.decode(get_tree(store, digest), digest)  # somebody else wrote it: only reading shows that it is whole
+    if not put_tree(writer.store, digest, data):
+        # Somebody else wrote it: only reading shows that it is whole.
+        treefile.decode(get_tree(writer.store, digest), digest)
     crash_point("store:tree")
-    writer.verify(packed.reused)
-    index.learn(digest, packed.chunks)
+    writer.verify(packs)
+    index.learn(digest, tree.chunks)
     make_directory(context.paths.trees)
     write_atomic(f"{context.paths.trees}/{digest}", data)
     crash_point("store:learned")
-    stored = packed.stored + len(data)
-    return LayerRef(tree=digest, entries=len(entries), size=tree.logical_size, stored=stored)
+    return LayerRef(tree=digest, entries=len(tree.entries), size=tree.logical_size, stored=len(data))
 
 
-def _learn_new_trees(context: Context, store: Store, index: ChunkIndex) -> None:
+def learn_new_trees(context: Context, store: Store, index: ChunkIndex) -> None:
     """Bring this machine's notes on which chunks the store has up to date.
 
     A tree that cannot be read is passed over: it is its own environment's damage, and only costs deduplication here.
@@ -120,9 +147,28 @@ class _Memo:
         return self._packs.reuse(self._chunks[chunk])
 
 
-def _putter(store: Store) -> Callable[[str, Sequence[bytes]], None]:
+class Sent:
+    """Counts the bytes of packs that are in the store, for whoever interrupts the work."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+
+    def add(self, frames: Sequence[bytes]) -> int:
+        """Count a pack and return its size; called from several threads."""
+        self._sizes.append(sum(map(len, frames)))
+        return self._sizes[-1]
+
+    def told(self) -> str:
+        """Return what a second try need not send."""
+        if not self._sizes:
+            return ""
+        return f"{human_bytes(sum(self._sizes))} are stored already and will not be sent again"
+
+
+def _putter(store: Store, sent: Sent, upload: Step) -> Callable[[str, Sequence[bytes]], None]:
     def put(digest: str, frames: Sequence[bytes]) -> None:
         put_pack(store, digest, frames)
+        upload.advance(sent.add(frames))
         crash_point("store:pack")
 
     return put

@@ -1,25 +1,38 @@
 """Owns the versions of environments in a store: which there are, which one a name means, and adding the next.
 
 A version is an object whose number is taken by put-if-absent, so of several writers one wins and the others know.
-Deleting adds a tombstone, a version that names the ones that it deletes. On the path of `envkit run`.
+Records that speak of versions (tombstones, tags ...) take numbers from the same row; the newest one that speaks of a
+version decides over it. On the path of `envkit run`: the newest records are read first, and as few as answer.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 
-from envkit.errors import Conflict, Damaged, InvalidInput, NotFound
+from envkit.errors import Conflict, Damaged, EnvkitError, InvalidInput, NotFound
 from envkit.model.ids import MAX_VERSION, EnvName, EnvRef
 from envkit.model.record import Record
-from envkit.model.version import MAX_VERSION_BYTES, Version, VersionKind, version_from_json, version_to_json
+from envkit.model.version import (
+    MAX_VERSION_BYTES,
+    Newest,
+    Version,
+    VersionKind,
+    version_from_json,
+    version_to_json,
+)
 from envkit.store import layout
 from envkit.store.base import Store
-from envkit.store.errors import ObjectNotFound
+from envkit.store.errors import MovedOn, ObjectNotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from envkit.model.history import History
 
 # Far more than can honestly meet; it keeps a store that always answers "taken" from holding us for ever.
 _ATTEMPTS = 100
 
 
 class Past(Record):
-    """A version as history shows it; `deleted` if a later tombstone names it."""
+    """A version as history shows it; `deleted` if the newest record that speaks of it is a tombstone."""
 
     version: Version
     deleted: bool
@@ -32,7 +45,7 @@ def list_environments(store: Store) -> list[EnvName]:
 
 
 def numbers(store: Store, env: EnvName) -> list[int]:
-    """Return the numbers that an environment's versions have taken, in order; deleted ones and tombstones included."""
+    """Return the numbers that an environment's records have taken, in order: versions, deleted or not, and others."""
     return [place[1] for key in store.list(layout.versions_prefix(env)) if (place := layout.version_of(key))]
 
 
@@ -50,23 +63,65 @@ def load(store: Store, env: EnvName, number: int) -> Version:
     version = version_from_json(data, where=f"{key} in the store {store.url}")
     if version.env != env or version.number != number:
         raise Damaged(f"{key} in the store {store.url} is the record of {version}")
-    if version.deletes and version.kind is not VersionKind.TOMBSTONE:
-        raise Damaged(f"{key} in the store {store.url} deletes versions but is no tombstone")
-    if any(not 0 < deleted < number for deleted in version.deletes):
-        raise Damaged(f"{key} in the store {store.url} deletes versions that did not come before it")
     return version
+
+
+class _Scan:
+    """The records of an environment, the newest first; knows which older versions those read so far delete."""
+
+    def __init__(
+        self, store: Store, env: EnvName, taken: list[int], *, passing: tuple[type[EnvkitError], ...] = ()
+    ) -> None:
+        self._store = store
+        self._env = env
+        self._taken = taken
+        self._passing = passing
+        self._deleted: dict[int, bool] = {}
+
+    def __iter__(self) -> Iterator[Version]:
+        for number in reversed(self._taken):
+            try:
+                record = load(self._store, self._env, number)
+            except NotFound:
+                if self.decided(number):  # collected after the listing
+                    continue
+                raise
+            except self._passing:
+                continue
+            for other in record.deletes:
+                self._deleted.setdefault(other, True)
+            for other in record.restores:
+                self._deleted.setdefault(other, False)
+            yield record
+
+    def decided(self, number: int) -> bool | None:
+        """Return whether a version is deleted; None if no record so far speaks of it."""
+        return self._deleted.get(number)
+
+
+def newest(store: Store, env: EnvName) -> Newest | None:
+    """Return the newest version that is not deleted, or None if there is none."""
+    scan = _Scan(store, env, numbers(store, env))
+    description: str | None = None
+    tags: dict[str, int] = {}
+    for record in scan:
+        if record.tag is not None:
+            tags.setdefault(record.tag, record.target)
+        elif record.kind is VersionKind.DESCRIBE and description is None:
+            description = record.description
+        elif record.is_version and not scan.decided(record.number):
+            return Newest(
+                version=record,
+                description=record.description if description is None else description,
+                tags=tuple(sorted(tag for tag, target in tags.items() if target == record.number)),
+            )
+    return None
 
 
 def latest(store: Store, env: EnvName) -> Version | None:
     """Return the newest version that is not deleted, or None if there is none."""
-    deleted: set[int] = set()
-    for number in reversed(numbers(store, env)):
-        version = load(store, env, number)
-        if version.kind is VersionKind.TOMBSTONE:
-            deleted.update(version.deletes)
-        elif number not in deleted:
-            return version
-    return None
+    found = newest(store, env)
+    return None if found is None else found.version
 
 
 def next_number(store: Store, env: EnvName) -> int:
@@ -75,74 +130,133 @@ def next_number(store: Store, env: EnvName) -> int:
 
 
 def resolve(store: Store, ref: EnvRef) -> Version:
-    """Return the version that a name means: the given number, or the newest.
+    """Return the version that a name means: the given number, that of a tag, or the newest.
 
-    :raises NotFound: the environment or the version does not exist, or is deleted; says what does exist.
+    :raises NotFound: the environment, version or tag does not exist, or is deleted; says what does exist.
     """
-    if ref.version is None:
-        newest = latest(store, ref.env)
-        if newest is None:
-            raise _no_environment(store, ref.env)
-        return newest
-    taken = numbers(store, ref.env)
-    if ref.version in taken:
-        # A tombstone is always newer than what it deletes.
-        newer = (load(store, ref.env, number) for number in taken if number > ref.version)
-        if not any(ref.version in version.deletes for version in newer):
-            version = load(store, ref.env, ref.version)
-            if version.kind is not VersionKind.TOMBSTONE:
-                return version
-    raise _no_version(store, ref.env, ref.version)
+    if ref.tag is not None:
+        found = _by_tag(store, ref.env, ref.tag)
+    elif ref.version is not None:
+        found = _by_number(store, ref.env, ref.version)
+    else:
+        found = latest(store, ref.env)
+    if found is None:
+        from envkit.store.missing import not_found
+
+        raise not_found(store, ref)
+    return found
+
+
+def _by_number(store: Store, env: EnvName, number: int) -> Version | None:
+    taken = numbers(store, env)
+    if number not in taken:
+        return None
+    scan = _Scan(store, env, taken)
+    for record in scan:
+        deleted = scan.decided(number)
+        if deleted is not None:
+            return None if deleted else _version(store, env, number)
+        if record.number == number:
+            return record if record.is_version else None
+    return None
+
+
+def _by_tag(store: Store, env: EnvName, tag: str) -> Version | None:
+    scan = _Scan(store, env, numbers(store, env))
+    for record in scan:
+        if record.tag == tag:
+            # It was given to a version that was not deleted then, so only newer records can have deleted it.
+            return None if not record.target or scan.decided(record.target) else _version(store, env, record.target)
+    return None
+
+
+def _version(store: Store, env: EnvName, number: int) -> Version | None:
+    record = load(store, env, number)
+    return record if record.is_version else None
+
+
+def read_history(store: Store, env: EnvName) -> "History":
+    """Return all records of an environment; there may be none."""
+    from envkit.model.history import History
+
+    records: list[Version] = []
+    gone: dict[int, NotFound] = {}
+    for number in numbers(store, env):
+        try:
+            records.append(load(store, env, number))
+        except NotFound as error:
+            gone[number] = error
+    found = History(records)
+    for number, missing in gone.items():
+        if found.tombstone_of(number) is None:  # else it was collected after the listing
+            raise missing
+    return found
 
 
 def history(store: Store, env: EnvName) -> list[Past]:
-    """Return all versions of an environment, tombstones included, the oldest first.
+    """Return all versions of an environment, tombstones and other records included, the oldest first.
 
     :raises NotFound: there is no such environment.
     """
-    versions = [load(store, env, number) for number in numbers(store, env)]
-    if not versions:
-        raise _no_environment(store, env)
-    deleted = {number for version in versions for number in version.deletes}
-    return [Past(version=version, deleted=version.number in deleted) for version in versions]
+    found = read_history(store, env)
+    if not found.records:
+        from envkit.store.missing import not_found
+
+        raise not_found(store, EnvRef(env=env))
+    return [Past(version=r, deleted=found.tombstone_of(r.number) is not None) for r in found.records]
 
 
 def publish(store: Store, draft: Version, *, expected: int | None) -> Version:
     """Store a version under the next free number and return it with that number; the draft's own is not used.
 
-    :param expected: the number that the caller built the draft for; None takes whatever comes next. Tombstones that
-        took it since then are no conflict: they say nothing about what the draft builds on.
+    A version without a description carries on the environment's.
+
+    :param expected: the number that the caller built the draft for; None takes whatever comes next. Records that are
+        no versions and took it since then are no conflict for a version: they say nothing about what it builds on.
     :raises Conflict: somebody else saved a version since then. Packs and trees of the draft are not touched by this.
+    :raises MovedOn: the draft speaks of versions, and there is any new record since then.
     """
+    token = _token()
     for _ in range(_ATTEMPTS):
-        number = next_number(store, draft.env)
+        taken = numbers(store, draft.env)
+        number = max(taken, default=0) + 1
         if number > MAX_VERSION:
             raise Conflict(f"{draft.env} has no free version numbers left", resolution="save under another name")
         if expected is not None:
-            _check_expected(store, draft.env, expected, number)
-        version = draft.replace(number=number)
+            _check_expected(store, draft, expected, taken)
+        version = draft.replace(number=number, token=token)
+        if version.is_version and not version.description:
+            version = version.replace(description=_description(store, draft.env, taken))
         if store.put_if_absent(layout.version_key(version.env, number), _record(version)):
             return version
     raise Conflict(f"{draft.env} is being written by too many others at once", resolution="try again later")
 
 
-def delete(
+def place(store: Store, version: Version) -> bool:
+    """Store a version under its own number, unless that is taken; return whether this did it."""
+    record = _record(version.replace(token=_token()))
+    return store.put_if_absent(layout.version_key(version.env, version.number), record)
+
+
+def tombstone(
     store: Store, env: EnvName, chosen: Iterable[int] | None, *, author: str, created: str, message: str = ""
 ) -> Version:
-    """Delete versions by a tombstone, and return it; None deletes all that are there now.
+    """Return the draft of a tombstone that deletes versions; None deletes all that are there now.
 
     :raises NotFound: the environment or one of the versions does not exist, or is deleted already.
     """
-    live = _live(history(store, env))
+    from envkit.store.missing import not_found
+
+    live = read_history(store, env).live
     if not live:
-        raise _no_environment(store, env)
+        raise not_found(store, EnvRef(env=env))
     deletes = live if chosen is None else sorted(set(chosen))
     for number in deletes:
         if number not in live:
-            raise _no_version(store, env, number)
+            raise not_found(store, EnvRef(env=env, version=number))
     if not deletes:
         raise InvalidInput(f"no version of {env} was named", resolution="name the versions to delete")
-    tombstone = Version(
+    return Version(
         env=env,
         number=MAX_VERSION,
         kind=VersionKind.TOMBSTONE,
@@ -151,7 +265,18 @@ def delete(
         created=created,
         message=message,
     )
-    return publish(store, tombstone, expected=None)
+
+
+def delete(
+    store: Store, env: EnvName, chosen: Iterable[int] | None, *, author: str, created: str, message: str = ""
+) -> Version:
+    """Delete versions by a tombstone, and return it; see `tombstone`."""
+    draft = tombstone(store, env, chosen, author=author, created=created, message=message)
+    return publish(store, draft, expected=None)
+
+
+def _token() -> str:
+    return os.urandom(16).hex()
 
 
 def _record(version: Version) -> bytes:
@@ -167,69 +292,31 @@ def _record(version: Version) -> bytes:
     return data
 
 
-def _live(past: Iterable[Past]) -> list[int]:
-    return [p.version.number for p in past if not p.deleted and p.version.kind is not VersionKind.TOMBSTONE]
+def _description(store: Store, env: EnvName, taken: list[int]) -> str:
+    # A damaged record of the past must not keep a new version from being stored.
+    scan = _Scan(store, env, taken, passing=(Damaged,))
+    for record in scan:
+        if record.kind is VersionKind.DESCRIBE or (record.is_version and not scan.decided(record.number)):
+            return record.description
+    return ""
 
 
-def _check_expected(store: Store, env: EnvName, expected: int, number: int) -> None:
-    if number < expected:
+def _check_expected(store: Store, draft: Version, expected: int, taken: list[int]) -> None:
+    env = draft.env
+    since = [number for number in taken if number >= expected]
+    if expected > max(taken, default=0) + 1:
         raise Conflict(
             f"{env} has no version {expected - 1} that this one could follow",
             resolution="check that this is the store that the session was started from",
         )
-    for taken in range(expected, number):
-        winner = load(store, env, taken)
-        if winner.kind is not VersionKind.TOMBSTONE:
+    if since and not draft.is_version:
+        raise MovedOn(env)
+    for number in since:
+        winner = load(store, env, number)
+        if winner.is_version:
             by = f" by {winner.author}" if winner.author else ""
             raise Conflict(
                 f"{winner} was saved meanwhile{by}",
                 details=f"its message: {winner.message}" if winner.message else None,
-                resolution="nothing of yours is lost: save under another name, or look at that version first",
+                resolution="nothing of yours is lost: save it with --as NAME, or look at that version first",
             )
-
-
-def _no_environment(store: Store, env: EnvName) -> NotFound:
-    # Only on the way to an error: difflib costs more than a whole lookup.
-    from difflib import get_close_matches
-
-    there = {str(other): other for other in list_environments(store) if other != env}
-    by_name = {other.name: text for text, other in there.items()}
-    close = [*get_close_matches(str(env), there, n=3), *(by_name[n] for n in get_close_matches(env.name, by_name, n=3))]
-    close = [text for text in dict.fromkeys(close) if _has_versions(store, there[text])][:3]
-    return NotFound(
-        f"no base {env.name}" if env.is_base else f"no environment {env}",
-        details="all its versions were deleted" if numbers(store, env) else None,
-        resolution=f"did you mean {' or '.join(close)}?" if close else "`envkit list` shows what there is",
-    )
-
-
-def _has_versions(store: Store, env: EnvName) -> bool:
-    try:
-        return latest(store, env) is not None
-    except Damaged:
-        return True
-
-
-def _no_version(store: Store, env: EnvName, number: int) -> NotFound:
-    past = history(store, env) if numbers(store, env) else []
-    live = _live(past)
-    if not live:
-        return _no_environment(store, env)
-    deleted = any(p.deleted and p.version.number == number for p in past)
-    return NotFound(
-        f"{env}@{number} was deleted: there are {_ranges(live)}"
-        if deleted
-        else f"{env} has no version {number}: it has {_ranges(live)}",
-        resolution=f"use {env}@{live[-1]}, or {env} for the latest",
-    )
-
-
-def _ranges(ordered: list[int]) -> str:
-    """Return numbers as in `1 to 3, 5`."""
-    runs: list[list[int]] = []
-    for number in ordered:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)

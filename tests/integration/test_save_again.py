@@ -68,6 +68,25 @@ def test_a_second_save_stores_what_changed_and_little_more(envkit, session):
     _saved_is_as_inside(envkit, session)
 
 
+def test_who_was_overtaken_saves_under_another_name(envkit, session, new_root):
+    elsewhere = new_root(store=f"{envkit.root}/store")
+    with elsewhere.session(session, origin=session, script="echo theirs >/opt/b"):
+        elsewhere("save", session).ok()
+    envkit.inside(session, "echo mine >/opt/d/7").ok()
+    envkit("save", session).fails(4, "was saved meanwhile", "--as NAME")
+    mine = f"{session}-mine"
+    envkit("save", session, "--as", session).fails(2, "leave out --as")
+    envkit("save", session, "--as", f"{mine}@3").fails(2, "names a version")
+    assert envkit("save", session, "--as", mine, "-m", "mine").ok() == f"lab/{mine}@1"
+    envkit("save", session, "--as", mine).fails(4, f"lab/{mine} exists already")
+    (state,) = envkit.json("status", session)
+    assert (state["saved"], state["saved_as"], state["unsaved"]) == (None, f"lab/{mine}@1", False)
+    assert envkit.sh(mine, _SUM).ok() == envkit.inside(session, _SUM).ok()
+    assert envkit.sh(session, "cat /opt/b /opt/d/7").ok() == "theirs\n7"
+    envkit("save", session).fails(4, "was saved meanwhile")
+    envkit("close", session).ok()
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x93", b"garbage" * 100, None])
 def test_what_a_session_remembers_is_only_a_hint(envkit, session, damage):
     path = f"{envkit.directory(session)}/memory"

@@ -5,7 +5,7 @@ import click
 from envkit.cli.app import App, pass_app
 from envkit.cli.console import human_bytes
 from envkit.cli.params import json_option
-from envkit.services import bases, environments
+from envkit.services import amending, bases, environments
 
 
 @click.group("base")
@@ -39,11 +39,16 @@ def import_(app: App, /, *, name: str, source: str, description: str) -> None:
 @pass_app
 def list_(app: App, /, *, as_json: bool) -> None:
     """List bases, and the recipes that more can be built from."""
-    found = bases.latest(app.context)
+    found = bases.newest(app.context)
     if as_json:
-        app.console.json([environments.version_json(version) for version in found])
+        app.console.json([environments.newest_json(item) for item in found])
         return
-    rows = [(v.env.name, str(v.number), human_bytes(v.size), v.created, v.message) for v in found]
+    rows = []
+    for item in found:
+        version = item.version
+        rows.append(
+            (version.env.name, str(version.number), human_bytes(version.size), version.created, item.description)
+        )
     app.console.table(("BASE", "VERSION", "SIZE", "CREATED", "DESCRIPTION"), rows)
     recipes = ", ".join(bases.recipe_names())
     app.console.say(f"recipes for `envkit base build`: {recipes}")
@@ -58,5 +63,5 @@ def delete(app: App, /, *, name: str, yes: bool) -> None:
     doomed = bases.to_delete(app.context, name)
     if not yes:
         click.confirm(f"delete base {doomed.env.name} ({len(doomed.numbers)} versions)?", abort=True, err=True)
-    environments.delete(app.context, doomed)
-    app.console.say(f"deleted {len(doomed.numbers)} versions of base {doomed.env.name}")
+    amending.delete(app.context, doomed)
+    app.console.say(amending.deleted_text(doomed))

@@ -3,7 +3,7 @@
 import click
 
 from envkit.cli.app import App, pass_app
-from envkit.services import environments
+from envkit.services import amending, environments
 
 
 @click.command("delete", epilog="Example: envkit delete sci@2")
@@ -13,11 +13,11 @@ from envkit.services import environments
 def command(app: App, /, *, env: str, yes: bool) -> None:
     """Delete one version, or with no @V the whole environment.
 
-    The name stops resolving at once; the data stays in the store until it is collected.
+    The name stops resolving at once; `envkit undelete` brings it back until `envkit gc` has collected the data.
     """
     doomed = environments.to_delete(app.context, env)
     if not yes:
         names = ", ".join(f"@{number}" for number in doomed.numbers)
         click.confirm(f"delete {doomed.env} {names}?", abort=True, err=True)
-    environments.delete(app.context, doomed)
-    app.console.say(f"deleted {len(doomed.numbers)} versions of {doomed.env}")
+    amending.delete(app.context, doomed)
+    app.console.say(amending.deleted_text(doomed))

@@ -5,6 +5,7 @@ import click
 from envkit.cli.app import App, pass_app
 from envkit.cli.console import human_bytes
 from envkit.cli.params import json_option
+from envkit.model.version import Newest
 from envkit.services import environments
 
 
@@ -12,12 +13,26 @@ from envkit.services import environments
 @json_option
 @pass_app
 def command(app: App, /, *, as_json: bool) -> None:
-    """List environments, with their latest version."""
-    latest = environments.latest(app.context)
+    """List environments, with their latest version and the tags that mean it; `envkit log` shows the others."""
+    found = environments.newest(app.context)
     if as_json:
-        app.console.json([environments.version_json(version) for version in latest])
+        app.console.json([environments.newest_json(item) for item in found])
         return
-    rows = [
-        (str(v.env), str(v.number), v.base or "-", human_bytes(v.size), v.created, v.author, v.message) for v in latest
-    ]
-    app.console.table(("ENVIRONMENT", "VERSION", "BASE", "SIZE", "CREATED", "AUTHOR", "MESSAGE"), rows)
+    rows = [_row(item) for item in found]
+    header = ("ENVIRONMENT", "VERSION", "TAGS", "BASE", "SIZE", "CREATED", "AUTHOR", "DESCRIPTION", "MESSAGE")
+    app.console.table(header, rows)
+
+
+def _row(item: Newest) -> tuple[str, ...]:
+    version = item.version
+    return (
+        str(version.env),
+        str(version.number),
+        ", ".join(item.tags),
+        version.base or "-",
+        human_bytes(version.size),
+        version.created,
+        version.author,
+        item.description,
+        version.message,
+    )

@@ -16,17 +16,19 @@ def command(app: App, /, *, env: str, as_json: bool) -> None:
     """Show the versions of an environment, the newest first."""
     history = environments.history(app.context, env)
     if as_json:
-        rows_json = [environments.version_json(entry.version) | {"deleted": entry.deleted} for entry in history]
-        app.console.json(rows_json)
+        app.console.json(environments.history_json(history))
         return
+    if history.description:
+        app.console.say(history.description)
     rows = [
         (
-            f"@{entry.version.number}",
-            entry.version.created,
-            entry.version.author,
-            human_bytes(entry.version.layers[-1].size),
-            "deleted" if entry.deleted else entry.version.message,
+            f"@{number}",
+            version.created,
+            version.author,
+            human_bytes(version.layers[-1].size),
+            ", ".join(history.tags_of(number)),
+            version.message if history.tombstone_of(number) is None else "deleted",
         )
-        for entry in history
+        for number, version in reversed(history.versions.items())
     ]
-    app.console.table(("VERSION", "CREATED", "AUTHOR", "TOP LAYER", "MESSAGE"), rows)
+    app.console.table(("VERSION", "CREATED", "AUTHOR", "TOP LAYER", "TAGS", "MESSAGE"), rows)

@@ -15,17 +15,28 @@ from envkit.services import sessions
 Examples:
   envkit save sci -m "numpy and our solver"
   envkit save sci --plan
-  envkit save sci --allow R103:/root/.bash_history --close""",
+  envkit save sci --allow R103:/root/.bash_history --close
+  envkit save sci --as sci-mine   when somebody else saved to sci meanwhile""",
 )
 @click.argument("name")
 @click.option("-m", "--message", default="", metavar="TEXT", help="What changed.")
 @click.option("--plan", is_flag=True, help="Show what would be stored and what left out; store nothing.")
 @click.option("--allow", multiple=True, metavar="RULE:PATH", help="Keep what a rule would leave out; recorded.")
+@click.option("--as", "under", metavar="NAME", help="Save as version 1 of a new environment instead.")
 @click.option("--close", "and_close", is_flag=True, help="End the session afterwards.")
 @json_option
 @pass_app
 def command(
-    app: App, /, *, name: str, message: str, plan: bool, allow: tuple[str, ...], and_close: bool, as_json: bool
+    app: App,
+    /,
+    *,
+    name: str,
+    message: str,
+    plan: bool,
+    allow: tuple[str, ...],
+    under: str | None,
+    and_close: bool,
+    as_json: bool,
 ) -> None:
     """Store a session's changes as a new version.
 
@@ -41,7 +52,7 @@ def command(
         app.console.table(("RULE", "ACTION", "PATH"), rows)
         app.console.say(f"would store {draft.entries} entries, {human_bytes(draft.bytes)} of files")
         return
-    saved = saving.save(app.context, name, message=message, allow=allow)
+    saved = saving.save(app.context, name, message=message, allow=allow, under=under)
     if as_json:
         app.console.json(saving.saved_json(saved))
     elif saved.unchanged:

@@ -5,6 +5,7 @@ import click
 from envkit.cli.app import App, pass_app
 from envkit.cli.console import human_bytes
 from envkit.cli.params import json_option
+from envkit.model.session import Saved
 from envkit.services import sessions
 
 
@@ -24,9 +25,13 @@ def command(app: App, /, *, name: str | None, as_json: bool) -> None:
             "running" if state.running else "stopped",
             state.session.parent,
             f"{state.files} files, {human_bytes(state.bytes)}",
-            "never saved" if state.session.saved is None else f"version {state.session.saved.number}",
+            _last_save(state.session.saved),
             "yes" if state.unsaved else "no",
         )
         for state in states
     ]
     app.console.table(("SESSION", "STATE", "ON", "CHANGED", "LAST SAVE", "UNSAVED"), rows)
+
+
+def _last_save(saved: Saved | None) -> str:
+    return "never saved" if saved is None else saved.under or f"version {saved.number}"

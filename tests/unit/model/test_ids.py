@@ -1,7 +1,7 @@
 import pytest
 
 from envkit.errors import InvalidInput
-from envkit.model.ids import EnvName, EnvRef, check_name, check_owner, is_digest
+from envkit.model.ids import EnvName, EnvRef, check_name, check_owner, check_tag, is_digest
 
 
 @pytest.mark.parametrize("name", ["sci", "a", "9", "py3.11_x-y", "a" * 64])
@@ -30,8 +30,42 @@ def test_a_reference_is_completed_with_the_owner():
     assert str(EnvRef.parse("sci@3", owner="alice")) == "alice/sci@3"
 
 
+def test_a_tag_stands_where_a_number_can():
+    assert EnvRef.parse("bob/sci@stable", owner="alice") == EnvRef(env=EnvName(owner="bob", name="sci"), tag="stable")
+    assert str(EnvRef.parse("sci@v1.0", owner="alice")) == "alice/sci@v1.0"
+    assert EnvRef.parse("sci", owner="alice").is_whole
+    assert not EnvRef.parse("sci@1", owner="alice").is_whole
+    assert not EnvRef.parse("sci@v1", owner="alice").is_whole
+
+
+@pytest.mark.parametrize("tag", ["stable", "v1.0", "a", "latest2", "a" * 64])
+def test_ordinary_tags_are_accepted(tag):
+    assert check_tag(tag) == tag
+
+
+@pytest.mark.parametrize("tag", ["", "latest", "1", "1a", "A", "-a", ".a", "a" * 65, "a/b", "a b", "a\n", "ä", "a@b"])
+def test_tags_that_could_mean_something_else_are_refused(tag):
+    with pytest.raises(InvalidInput, match="invalid tag"):
+        check_tag(tag)
+
+
 @pytest.mark.parametrize(
-    "text", ["sci@", "sci@0", "sci@x", "sci@-1", "sci@1.0", "sci@100000000", "sci@٣", "@3", "a/b/c"]
+    "text",
+    [
+        "sci@",
+        "sci@0",
+        "sci@X",
+        "sci@3x",
+        "sci@a/b",
+        "sci@a@b",
+        "sci@" + "a" * 65,
+        "sci@-1",
+        "sci@1.0",
+        "sci@100000000",
+        "sci@٣",
+        "@3",
+        "a/b/c",
+    ],
 )
 def test_malformed_references_are_refused(text):
     with pytest.raises(InvalidInput):

@@ -1,6 +1,7 @@
 """Versions: which one a name means, who gets the next number, and what a damaged record does."""
 
 import json
+import re
 import zlib
 
 import pytest
@@ -12,6 +13,7 @@ from envkit.errors import EXIT_CONFLICT, EXIT_DAMAGED, EXIT_NOT_FOUND, Conflict,
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.version import LayerRef, Version, VersionKind, version_to_json
 from envkit.store import layout, versions
+from envkit.store.errors import MovedOn
 from envkit.store.open import init_store
 
 SCI = EnvName(owner="alice", name="sci")
@@ -31,13 +33,20 @@ def shared_store(tmp_path_factory):
 
 def draft(env=SCI, **fields):
     layer = LayerRef(tree="ab" * 32, entries=3, size=10, stored=5)
-    return Version(
-        env=env,
-        number=1,
-        kind=VersionKind.BASE if env.is_base else VersionKind.ENVIRONMENT,
-        layers=(layer,),
-        **(_STAMP | fields),
-    )
+    kind = VersionKind.BASE if env.is_base else VersionKind.ENVIRONMENT
+    return Version(env=env, number=1, **({"kind": kind, "layers": (layer,)} | _STAMP | fields))
+
+
+def record(kind, **fields):
+    return Version(env=SCI, number=1, kind=kind, **(_STAMP | fields))
+
+
+def speak(store, kind, **fields):
+    return versions.publish(store, record(kind, **fields), expected=None)
+
+
+def tag(store, name, target):
+    return speak(store, VersionKind.TAG, tag=name, target=target)
 
 
 def publish(store, env=SCI, count=1, **fields):
@@ -70,7 +79,9 @@ def test_numbers_are_given_in_order_and_the_newest_is_the_latest(store):
 def test_what_was_published_is_loaded(shared_store, version):
     number = versions.next_number(shared_store, version.env)
     published = versions.publish(shared_store, version, expected=number)
-    assert published == version.replace(number=number)
+    assert published == version.replace(number=number, token=published.token, description=published.description)
+    assert published.description == version.description or not version.description
+    assert len(published.token) == 32
     assert versions.load(shared_store, version.env, number) == published
 
 
@@ -172,6 +183,174 @@ def test_deleting_nothing_is_refused(store):
         versions.delete(store, SCI, [], **_STAMP)
 
 
+def test_a_deleted_version_comes_back_with_a_restore_and_goes_with_the_next_tombstone(store):
+    publish(store, count=3)
+    versions.delete(store, SCI, [1, 3], **_STAMP)
+    speak(store, VersionKind.RESTORE, restores=(3,))
+    assert versions.resolve(store, ref("sci")).number == versions.resolve(store, ref("sci@3")).number == 3
+    not_found(lambda: versions.resolve(store, ref("sci@1")))
+    assert [past.deleted for past in versions.history(store, SCI)] == [True, False, False, False, False]
+    versions.delete(store, SCI, [3], **_STAMP)
+    assert versions.resolve(store, ref("sci")).number == 2
+    error = not_found(lambda: versions.resolve(store, ref("sci@3")))
+    assert error.brief == "alice/sci@3 was deleted: there are 2"
+    assert "envkit undelete alice/sci@3" in error.resolution
+
+
+def test_a_tag_means_what_its_newest_record_says(store):
+    publish(store, count=2)
+    tag(store, "stable", 1)
+    tag(store, "other", 2)
+    publish(store)
+    assert versions.resolve(store, ref("sci@stable")).number == 1
+    tag(store, "stable", 5)
+    assert versions.resolve(store, ref("sci@stable")).number == 5
+    assert versions.newest(store, SCI).tags == ("stable",)
+    tag(store, "stable", 0)
+    error = not_found(lambda: versions.resolve(store, ref("sci@stable")))
+    assert error.brief == "alice/sci has no tag 'stable': it has other (@2)"
+    tag(store, "other", 0)
+    assert "it has none" in not_found(lambda: versions.resolve(store, ref("sci@other"))).brief
+    assert "no environment alice/scj" in not_found(lambda: versions.resolve(store, ref("scj@stable"))).brief
+
+
+def test_a_tag_of_a_deleted_version_says_so_and_stands_again_when_it_is_restored(store):
+    publish(store, count=2)
+    tag(store, "stable", 1)
+    versions.delete(store, SCI, [1], **_STAMP)
+    error = not_found(lambda: versions.resolve(store, ref("sci@stable")))
+    assert error.brief == "the tag stable of alice/sci means alice/sci@1, which was deleted"
+    speak(store, VersionKind.RESTORE, restores=(1,))
+    assert versions.resolve(store, ref("sci@stable")).number == 1
+    versions.delete(store, SCI, None, **_STAMP)
+    error = not_found(lambda: versions.resolve(store, ref("sci@stable")))
+    assert (error.brief, error.details) == ("no environment alice/sci", "all its versions were deleted")
+
+
+def test_a_tag_that_means_no_version_is_not_followed(store):
+    """No writer of ours makes one; the store may be anybody's."""
+    publish(store)
+    tag(store, "first", 1)
+    tag(store, "second", 2)
+    tag(store, "gap", 3)
+    store.delete(layout.version_key(SCI, 3))
+    for name in ("second", "gap"):
+        not_found(lambda name=name: versions.resolve(store, ref(f"sci@{name}")))
+
+
+def test_names_are_answered_from_the_newest_records(store, monkeypatch):
+    publish(store, count=5)
+    tag(store, "stable", 5)
+    read = []
+    real = store.get
+    monkeypatch.setattr(store, "get", lambda key, *, limit: read.append(key[-7:-5]) or real(key, limit=limit))
+    assert versions.resolve(store, ref("sci")).number == 5
+    assert read == ["06", "05"]
+    read.clear()
+    assert versions.resolve(store, ref("sci@stable")).number == 5
+    assert read == ["06", "05"]
+    read.clear()
+    assert versions.resolve(store, ref("sci@4")).number == 4
+    assert read == ["06", "05", "04"]
+
+
+def test_a_name_that_was_given_up_says_the_new_one(store):
+    publish(store, count=2)
+    tag(store, "stable", 1)
+    new = EnvName(owner="alice", name="science")
+    versions.publish(store, versions.tombstone(store, SCI, None, **_STAMP).replace(renamed=new), expected=None)
+    for name in ("sci", "sci@1", "sci@stable"):
+        error = not_found(lambda name=name: versions.resolve(store, ref(name)))
+        assert (error.brief, error.resolution) == ("alice/sci was renamed to alice/science", "use alice/science")
+
+
+def test_the_description_is_carried_on_until_it_is_changed(store):
+    assert publish(store, description="the solver").description == "the solver"
+    assert publish(store).description == "the solver"
+    speak(store, VersionKind.DESCRIBE, description="our solver")
+    assert versions.newest(store, SCI).description == "our solver"
+    assert versions.newest(store, SCI).version.description == "the solver"
+    assert publish(store).description == "our solver"
+    assert publish(store, description="another").description == "another"
+    versions.delete(store, SCI, [5], **_STAMP)
+    assert publish(store).description == "our solver"
+    speak(store, VersionKind.DESCRIBE, description="")
+    assert publish(store).description == ""
+
+
+def test_a_description_that_comes_at_the_last_moment_is_not_lost(store, monkeypatch):
+    publish(store, description="old")
+    real = store.put_if_absent
+
+    def lose(key, data):
+        monkeypatch.undo()
+        speak(store, VersionKind.DESCRIBE, description="new")
+        return real(key, data)
+
+    monkeypatch.setattr(store, "put_if_absent", lose)
+    published = versions.publish(store, draft(), expected=2)
+    assert (published.number, published.description) == (3, "new")
+
+
+def test_a_damaged_record_of_the_past_does_not_keep_a_version_from_being_stored(store):
+    publish(store, description="kept")
+    store.put_if_absent(layout.version_key(SCI, 2), b"rot")
+    assert publish(store).description == "kept"
+
+
+def test_records_that_speak_of_versions_are_no_conflict_for_a_version(store):
+    publish(store)
+    tag(store, "stable", 1)
+    speak(store, VersionKind.DESCRIBE, description="new")
+    assert versions.publish(store, draft(), expected=2).number == 4
+
+
+def test_what_speaks_of_versions_notices_every_new_record(store):
+    publish(store)
+    stable = record(VersionKind.TAG, tag="stable", target=1)
+    versions.delete(store, SCI, [1], **_STAMP)
+    with pytest.raises(MovedOn, match="alice/sci was changed by somebody else meanwhile"):
+        versions.publish(store, stable, expected=2)
+    assert versions.numbers(store, SCI) == [1, 2]
+
+
+def test_no_two_records_are_the_same_bytes(store):
+    publish(store)
+    version = versions.load(store, SCI, 1)
+    assert not versions.place(store, version)
+    store.delete(layout.version_key(SCI, 1))
+    assert versions.place(store, version)
+    again = versions.load(store, SCI, 1)
+    assert again.token != version.token
+    assert again.replace(token="") == version.replace(token="")
+
+
+def test_numbers_with_gaps_are_normal(store):
+    for number in (3, 7):
+        assert versions.place(store, draft().replace(number=number))
+    store.delete(layout.version_key(SCI, 3))
+    versions.place(store, draft(kind=VersionKind.TOMBSTONE, layers=()).replace(number=5, deletes=(2, 3)))
+    assert versions.resolve(store, ref("sci@7")).number == versions.resolve(store, ref("sci")).number == 7
+    assert not_found(lambda: versions.resolve(store, ref("sci@3"))).brief == "alice/sci@3 was deleted: there are 7"
+    assert not_found(lambda: versions.resolve(store, ref("sci@4"))).brief == "alice/sci has no version 4: it has 7"
+    with pytest.raises(Conflict, match="alice/sci@7 was saved meanwhile"):
+        versions.publish(store, draft(), expected=2)
+    assert versions.publish(store, draft(), expected=8).number == 8
+
+
+def test_a_version_that_is_collected_after_the_listing_is_not_missed(store, monkeypatch):
+    publish(store, count=2)
+    versions.delete(store, SCI, [1], **_STAMP)
+    listed = versions.numbers(store, SCI)
+    store.delete(layout.version_key(SCI, 1))
+    monkeypatch.setattr(versions, "numbers", lambda store, env: listed)
+    assert versions.read_history(store, SCI).live == [2]
+    not_found(lambda: versions.resolve(store, ref("sci@1")))
+    store.delete(layout.version_key(SCI, 2))
+    for call in (lambda: versions.read_history(store, SCI), lambda: versions.resolve(store, ref("sci"))):
+        assert not_found(call).brief == "alice/sci has no version 2"
+
+
 def test_history_of_nothing_is_not_found(store):
     assert not_found(lambda: versions.history(store, SCI)).brief == "no environment alice/sci"
     assert not_found(lambda: versions.load(store, SCI, 3)).brief == "alice/sci has no version 3"
@@ -249,22 +428,26 @@ def _place(store, number, version, /, **changes):
         ({"version": 3}, "00000002.json in the store .* is the record of alice/sci@3"),
         ({"owner": "bob"}, "is the record of bob/sci@2"),
         ({"name": "sci2"}, "is the record of alice/sci2@2"),
-        ({"deletes": [1]}, "deletes versions but is no tombstone"),
-        ({"kind": "tombstone", "layers": [], "deletes": [2]}, "deletes versions that did not come before it"),
-        ({"kind": "tombstone", "layers": [], "deletes": [0]}, "deletes versions that did not come before it"),
+        ({"deletes": [1]}, "it deletes versions but is no tombstone"),
+        ({"kind": "tombstone", "layers": [], "deletes": [2]}, "it speaks of versions that did not come before it"),
+        ({"kind": "tombstone", "layers": [], "deletes": [0]}, "it speaks of versions that did not come before it"),
         ({"owner": "../../etc"}, "is not a valid version record"),
         ({"name": ""}, "is not a valid version record"),
         ({"format": 2}, "has format 2, this envkit reads format 1"),
         ({"layers": [{"tree": "../x", "entries": 1, "size": 1, "stored": 1}]}, "is not a valid version record"),
         ({"deletes": None}, "is not a valid version record"),
         ({"message": 5}, "is not a valid version record"),
+        ({"kind": "tag", "layers": [], "tag": "stable", "target": 2}, "it speaks of versions that did not come before"),
+        ({"kind": "tag", "layers": [], "tag": "latest", "target": 1}, "the name of its tag is invalid"),
+        ({"kind": "restore", "layers": [], "restores": [2]}, "it speaks of versions that did not come before it"),
     ],
 )
 def test_a_record_that_does_not_belong_there_is_damage(store, changes, problem):
     publish(store)
     _place(store, 2, draft().replace(number=2), **changes)
-    with pytest.raises(Damaged, match=problem) as caught:
+    with pytest.raises(Damaged) as caught:
         versions.load(store, SCI, 2)
+    assert re.search(problem, f"{caught.value.brief}: {caught.value.details}")
     assert caught.value.exit_code == EXIT_DAMAGED
     with pytest.raises(Damaged):
         versions.resolve(store, ref("sci"))
