@@ -37,7 +37,7 @@ class ChunkReader:
 
         :raises DamagedChunk: as `read`.
         """
-        for span in _spans(chunks, numbers):
+        for span in spans(chunks, numbers):
             data = memoryview(self._get_range(span.pack.hex(), span.start, span.end - span.start))
             for number in span.numbers:
                 chunk = chunks[number]
@@ -64,7 +64,7 @@ def unpack_chunk(chunk: Chunk, stored: "bytes | memoryview") -> bytes:
 
 
 @dataclass
-class _Span:
+class Span:
     """A range of a pack that is read at once, and the chunks in it."""
 
     pack: bytes
@@ -73,15 +73,16 @@ class _Span:
     numbers: list[int] = field(default_factory=list)
 
 
-def _spans(chunks: Sequence[Chunk], numbers: Iterable[int]) -> Iterator[_Span]:
-    span: _Span | None = None
+def spans(chunks: Sequence[Chunk], numbers: Iterable[int]) -> Iterator[Span]:
+    """Yield the ranges to read for some numbers of a chunk table, in the order of packs."""
+    span: Span | None = None
     for number in sorted(set(numbers), key=lambda number: (chunks[number].pack, chunks[number].offset, number)):
         chunk = chunks[number]
         end = chunk.offset + chunk.stored
         if span is None or chunk.pack != span.pack or chunk.offset > span.end + MAX_GAP or end - span.start > MAX_RANGE:
             if span is not None:
                 yield span
-            span = _Span(chunk.pack, chunk.offset, end)
+            span = Span(chunk.pack, chunk.offset, end)
         span.end = max(span.end, end)
         span.numbers.append(number)
     if span is not None:

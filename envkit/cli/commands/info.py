@@ -1,40 +1,89 @@
 """`envkit info`."""
 
+from collections.abc import Iterator, Sequence
+
 import click
 
 from envkit.cli.app import App, pass_app
 from envkit.cli.console import human_bytes
 from envkit.cli.params import json_option
-from envkit.services import environments
+from envkit.services import sizes as service
 
 
-@click.command("info", epilog="Example: envkit info sci@2")
+@click.command(
+    "info",
+    epilog="""\b
+Examples:
+  envkit info sci@2
+  envkit info sci --by-package""",
+)
 @click.argument("env", metavar="ENV[@V]")
+@click.option("--by-directory", is_flag=True, help="Show the largest directories.")
+@click.option("--by-package", is_flag=True, help="Show the largest packages.")
 @json_option
 @pass_app
-def command(app: App, /, *, env: str, as_json: bool) -> None:
-    """Show one version: what it builds on, its layers and sizes, and what saving left out."""
-    version = environments.resolve(app.context, env)
+def command(app: App, /, *, env: str, by_directory: bool, by_package: bool, as_json: bool) -> None:
+    """Show one version: what it builds on, what saving left out, and what it costs.
+
+    "Stored" are the compressed bytes of all that it needs; "unique" is the part that no other environment in the store
+    uses, "shared" the rest.
+    """
+    found = service.info(app.context, env, directories=by_directory or as_json, packages=by_package or as_json)
     if as_json:
-        app.console.json(environments.version_json(version))
+        app.console.json(service.info_json(found))
         return
-    report = version.report
-    rows = [
-        ("version", str(version)),
-        ("base", version.base or "-"),
-        ("parent", version.parent or "-"),
-        ("message", version.message or "-"),
-        ("author", version.author),
-        ("created", version.created),
-        ("architecture", version.arch),
-        ("size", human_bytes(version.size)),
-        ("left out", "-" if report is None else f"{len(report.findings)} findings, rule set {report.ruleset}"),
-    ]
-    for name, value in rows:
+    for name, value in _rows(found):
         app.console.data(f"{name + ':':<14}{value}")
-    layers = [
-        (layer.tree[:12], str(layer.entries), human_bytes(layer.size), human_bytes(layer.stored))
-        for layer in version.layers
-    ]
     app.console.data("")
-    app.console.table(("LAYER", "ENTRIES", "FILES", "STORED BY ITS SAVE"), layers)
+    app.console.table(("LAYER", "ENTRIES", "FILES", "STORED", "UNIQUE", "STORED BY ITS SAVE"), list(_layers(found)))
+    if found.sizes is None:
+        app.console.say(f"sizes are unknown: {found.unknown}")
+        return
+    for title, parts in (("DIRECTORY", found.sizes.directories), ("PACKAGE", found.sizes.packages)):
+        if parts is not None:
+            app.console.data("")
+            app.console.table((title, "SIZE", "FILES"), _parts(parts))
+    for problem in found.sizes.unread:
+        app.console.say(f"not looked at, so that unique may be too much: {problem}")
+
+
+def _rows(found: service.Info) -> Iterator[tuple[str, str]]:
+    version, sizes = found.version, found.sizes
+    report = version.report
+    yield "version", str(version)
+    yield "description", found.description or "-"
+    yield "tags", ", ".join(found.tags) or "-"
+    yield "base", version.base or "-"
+    yield "parent", version.parent or "-"
+    if version.origin:
+        yield "origin", version.origin
+    yield "message", version.message or "-"
+    yield "author", version.author
+    yield "created", version.created
+    yield "architecture", version.arch
+    if sizes is None:
+        yield "size", human_bytes(version.size)
+    else:
+        yield "size", f"{human_bytes(sizes.logical)} in {sizes.files} files"
+        stored = sizes.stored
+        yield "stored", human_bytes(stored.all)
+        yield "unique", f"{human_bytes(stored.unique)}, shared {human_bytes(stored.shared)}"
+    yield "left out", "-" if report is None else f"{len(report.findings)} findings, rule set {report.ruleset}"
+
+
+def _layers(found: service.Info) -> Iterator[tuple[str, ...]]:
+    version, sizes = found.version, found.sizes
+    for number, layer in enumerate(version.layers):
+        stored = None if sizes is None else sizes.layers[number].stored
+        all_and_unique = ("-", "-") if stored is None else (human_bytes(stored.all), human_bytes(stored.unique))
+        yield (
+            layer.tree[:12],
+            str(layer.entries),
+            human_bytes(layer.size),
+            *all_and_unique,
+            human_bytes(layer.stored),
+        )
+
+
+def _parts(parts: Sequence[service.Part]) -> list[tuple[str, str, str]]:
+    return [(part.name, human_bytes(part.size), str(part.files)) for part in parts]
