@@ -8,14 +8,31 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        _run()
+        from envkit.cli.interrupts import Interrupts, interrupt_code
+
+        interrupts = Interrupts()
     except KeyboardInterrupt:  # also in the middle of an import
-        sys.exit(130)
+        os._exit(130)
+    try:
+        interrupts.install()
+        code = _run()
+    except KeyboardInterrupt as stop:
+        code = interrupt_code(stop)
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
+    interrupts.ignore()
+    from envkit.cli.boundary import flush
+
+    # What else Python would do at its end, freeing and joining, is the kernel's to do.
+    unflushed = flush()
+    os._exit(code or unflushed)
 
 
-def _run() -> None:
+def _run() -> int:
     from envkit.cli.argv import read_run
-    from envkit.cli.boundary import fill_standard_streams, flush, show
+    from envkit.cli.boundary import fill_standard_streams, show, show_interrupt
     from envkit.errors import EnvkitError
 
     fill_standard_streams()
@@ -24,8 +41,8 @@ def _run() -> None:
         from envkit.cli.root import cli
 
         cli(prog_name="envkit")
-        return
-    # A short-lived process makes no garbage worth collecting, and what it has is the kernel's to free: 3 ms of a start.
+        return 0
+    # A short-lived process makes no garbage worth collecting: 3 ms of a start.
     gc.disable()
     from envkit.cli.job import run_failures, run_job
     from envkit.config.load import load
@@ -37,11 +54,9 @@ def _run() -> None:
         code = run_job(config, values, command)
     except EnvkitError as error:
         code = show(error)
-    except KeyboardInterrupt:
-        code = 130
-    code = code or flush()
-    sys.stderr.flush()
-    os._exit(code)
+    except KeyboardInterrupt as stop:
+        code = show_interrupt(stop)
+    return code
 
 
 if __name__ == "__main__":

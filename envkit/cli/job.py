@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+from envkit.cli.boundary import machine_failures
 from envkit.cli.progress import progress
 from envkit.config.model import NETWORKS, Config
 from envkit.errors import EXIT_RUN_FAILED, EXIT_TIMEOUT, EnvkitError, InvalidInput
@@ -77,7 +78,8 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
 def run_failures() -> Iterator[None]:
     """Give the code of env(1) to errors in the block: `run` answers for another command, so its own are all alike."""
     try:
-        yield
+        with machine_failures():
+            yield
     except EnvkitError as error:
         if error.exit_code < EXIT_TIMEOUT:
             error.exit_code = EXIT_RUN_FAILED

@@ -23,7 +23,8 @@ class Option(Record):
 
 GLOBAL = (
     Option(flags=("--root",), key="root", metavar="DIR", help="Where envkit keeps state on this machine."),
-    Option(flags=("--store",), key="store", metavar="URL", help="The store: a directory."),
+    Option(flags=("--store",), key="store", metavar="URL", help="The store: a directory or URL."),
+    Option(flags=("--profile",), key="profile", metavar="NAME", help="Which profile of the configuration to use."),
     Option(flags=("--owner",), key="owner", metavar="NAME", help="Whose environments names without an owner mean."),
 )
 

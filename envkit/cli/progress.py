@@ -1,52 +1,37 @@
-"""Owns progress bars: one line on standard error a step, gone when the step ends. rich is imported with the first."""
+"""Owns who is told of progress: people by bars on a terminal, programs that asked for JSON by lines, nobody else.
 
+What draws and writes is imported with the first step: most runs have none.
+"""
+
+import contextlib
 import sys
 
 from envkit.model.progress import Progress, Step
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import ProgressColumn, TaskID
+
+def progress(*, events: bool = False) -> Progress:
+    """Return where a service reports its progress; `events` where a program reads standard error."""
+    if events:
+        from envkit.cli.events import EventProgress
+
+        return EventProgress()
+    return TerminalProgress() if sys.stderr.isatty() else Progress()
 
 
-def progress() -> Progress:
-    """Return where a service reports its progress: bars on a terminal, nowhere else."""
-    return BarProgress() if sys.stderr.isatty() else Progress()
+class TerminalProgress(Progress):
+    """The display on this terminal, made when there is something to show."""
 
-
-class BarProgress(Progress):
-    """Draws one bar a step."""
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
 
     def step(self, text: str, *, total: int | None = None, unit: str = "files") -> Step:
-        """Draw a bar until the context ends."""
-        from rich import progress as bars
-        from rich.console import Console
+        """Begin a piece of work."""
+        if self._bars is None:
+            from envkit.cli.bars import BarProgress
 
-        columns: list[ProgressColumn] = [bars.TextColumn("{task.description:<24}"), bars.BarColumn(bar_width=30)]
-        if unit == "bytes":
-            columns += [bars.DownloadColumn(), bars.TransferSpeedColumn()]
-        else:
-            columns += [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
-        columns.append(bars.TimeElapsedColumn())
-        drawing = bars.Progress(*columns, console=Console(stderr=True), transient=True)
-        return BarStep(drawing, drawing.add_task(text, total=total))
+            self._bars = BarProgress()
+        return self._bars.step(text, total=total, unit=unit)
 
-
-class BarStep(Step):
-    """One bar."""
-
-    def __init__(self, bars: "Bars", task: "TaskID") -> None:
-        self._bars = bars
-        self._task = task
-
-    def __enter__(self) -> "BarStep":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def advance(self, amount: int) -> None:
-        """Move the bar."""
-        self._bars.advance(self._task, amount)
+    def hidden(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the display away for a while."""
+        return contextlib.nullcontext() if self._bars is None else self._bars.hidden()

@@ -9,11 +9,19 @@ NETWORKS = ("none", "nat", "host")
 class Config(Record):
     """`root` is where envkit keeps state on this machine, `store` a directory or URL ("" is the store below the root).
 
-    `owner` completes names without one; `net` is the network of jobs that ask for none.
+    `endpoint`, `region` and `aws_profile` say where and as whom to reach a store in a bucket; "" leaves it to the
+    variables and files of AWS. `owner` completes names without one; `net` is the network of jobs that ask for none.
+    `profile` is the profile that was used, `home` the home directory of the user who called envkit, also through
+    sudo; both may be "".
     """
 
     root: str = DEFAULT_ROOT
     store: str = ""
+    endpoint: str = ""
+    region: str = ""
+    aws_profile: str = ""
     owner: str = ""
     net: str = "none"
+    profile: str = ""
+    home: str = ""
     loop: bool = False

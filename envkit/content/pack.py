@@ -13,7 +13,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import local
 from types import TracebackType
@@ -25,6 +25,7 @@ from envkit.model.tree import Chunk
 PACK_TARGET = 24 << 20
 """A pack is full with this many bytes, so with the last chunk it stays below 32 MiB."""
 _UPLOADS = 2
+_PATIENCE = 3.0  # seconds for uploads under way when the work is interrupted
 _AHEAD = 4  # chunks a thread may be ahead, in hashing and in compression
 
 # Skippable frames begin with one of sixteen magic numbers and the length of what follows.
@@ -73,7 +74,7 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Takes chunks one by one; a context manager that waits for its threads. Memory is bounded: about 120 MB."""
+    """Takes chunks one by one; a context manager that ends its threads. Memory is bounded: about 120 MB."""
 
     def __init__(
         self,
@@ -112,8 +113,12 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # Who was interrupted does not wait for the retries of a store that is out of reach.
+        interrupted = kind is not None and not issubclass(kind, Exception)
         for pool in (self._pool, self._uploads):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not interrupted, cancel_futures=True)
+        if interrupted:
+            wait(self._uploading, timeout=_PATIENCE)
 
     def add(self, plain: bytes | memoryview) -> int:
         """Take a chunk and return its place in the order; errors of earlier chunks come out here, too."""

@@ -14,7 +14,13 @@ from envkit.drivers import libc
 from envkit.drivers.errors import ProgramFailed, ProgramMissing, ProgramTimedOut
 from envkit.model.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_LAST_SECONDS = 5.0
 
 
 class Result(Record):
@@ -93,6 +99,9 @@ def run(
         process.kill()
         process.communicate()
         raise ProgramTimedOut(tuple(argv), error.timeout) from error
+    except BaseException:
+        _end(process)
+        raise
     result = Result(argv=tuple(argv), code=process.returncode, stdout=out or b"", stderr=err or b"")
     if check and result.code != 0:
         output = result.stderr or result.stdout
@@ -133,11 +142,25 @@ def pipeline(
         if first.stdout is not None:
             first.stdout.close()  # so that the first gets SIGPIPE when the second ends
         results = []
-        for argv, process, log in ((consumer, second, logs[1]), (producer, first, logs[0])):
-            code = process.wait()
-            log.seek(0)
-            results.append(Result(argv=tuple(argv), code=code, stdout=b"", stderr=log.read(64 * 1024)))
+        try:
+            for argv, process, log in ((consumer, second, logs[1]), (producer, first, logs[0])):
+                code = process.wait()
+                log.seek(0)
+                results.append(Result(argv=tuple(argv), code=code, stdout=b"", stderr=log.read(64 * 1024)))
+        except BaseException:
+            _end(first)
+            _end(second)
+            raise
     return results[1], results[0]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a program whose result nobody waits for any more, and wait until it has let go of what it works on."""
+    import subprocess
+
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=_LAST_SECONDS)
 
 
 def spawn(

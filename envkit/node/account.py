@@ -3,6 +3,7 @@
 import os
 import pwd
 
+from envkit.drivers.caller import find_caller
 from envkit.model.record import Record
 from envkit.node.rootfs import Rootfs
 
@@ -30,16 +31,11 @@ def invoking_user() -> Account:
     Of the supplementary groups only regular ones (gid 1000 and above) are taken along: they give access to shared
     directories, while the host's system groups (disk, docker ...) have no business in a container.
     """
-    uid = os.getuid()
-    gid = os.getgid()
-    name = ""
-    if uid == 0 and os.environ.get("SUDO_UID", "").isdigit():
-        uid = int(os.environ["SUDO_UID"])
-        gid = int(os.environ.get("SUDO_GID") or uid)
-        name = os.environ.get("SUDO_USER", "")
+    caller = find_caller(os.environ)
+    uid, gid = caller.uid, caller.gid
     if uid == 0:
         return ROOT
-    name = name or _login_name(uid)
+    name = caller.name or _login_name(uid)
     groups = os.getgrouplist(name, gid)
     regular = tuple(number for number in groups if number >= _FIRST_REGULAR_GID and number != gid)
     return Account(name=name, uid=uid, gid=gid or uid, groups=regular[:_MAX_GROUPS], home=f"/home/{name}")

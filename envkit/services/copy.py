@@ -16,6 +16,7 @@ from envkit.drivers.files import io_error
 from envkit.drivers.process import Result
 from envkit.errors import EnvkitError, InvalidInput, NotFound
 from envkit.model.ids import EnvRef
+from envkit.model.interruption import remains
 from envkit.model.session import Session
 from envkit.node import session as sessions
 from envkit.node.account import Account, invoking_user
@@ -102,7 +103,8 @@ def _copy_in(context: Context, sources: Sequence[str], target: tuple[str, str]) 
         pack += ["-C", parent, f"./{name}"]
     path = _inside(target[1])
     unpack = attach_argv(context, session, ["/bin/sh", "-c", _UNPACK, "sh", path, str(len(sources)), names[0]])
-    first, second = _pipe(pack, unpack)
+    with remains(lambda: f"{session.env}:{path} may have a part of it; copy it again"):
+        first, second = _pipe(pack, unpack)
     _check(first, second, what=f"into {session.env}:{path}")
 
 
@@ -121,11 +123,12 @@ def _copy_out(context: Context, remotes: Sequence[tuple[str, str]], destination:
                 os.makedirs(parent, exist_ok=True)
         elif not os.path.isdir(parent):
             raise NotFound(f"the directory {parent} does not exist")
-        for path in paths:
-            if into:
-                _fetch(context, session, path, parent, account)
-            else:
-                _fetch_as(context, session, path, destination, parent, account)
+        with remains(lambda: f"{parent} may have a part of it; copy it again" if into else "nothing was copied"):
+            for path in paths:
+                if into:
+                    _fetch(context, session, path, parent, account)
+                else:
+                    _fetch_as(context, session, path, destination, parent, account)
     except OSError as error:
         raise io_error(f"copy to {destination}", error) from error
 

@@ -3,7 +3,7 @@
 import click
 
 from envkit.cli.app import App, pass_app
-from envkit.cli.job import run_job
+from envkit.cli.job import run_failures, run_job
 from envkit.cli.options import JOB
 from envkit.cli.params import click_options
 
@@ -26,4 +26,6 @@ def command(app: App, /, command: tuple[str, ...], **values: object) -> int:
     It runs in an unprivileged container as you; what it writes outside of volumes is thrown away. The exit code is the
     command's; 125 when envkit failed, 126 when the command cannot be executed, 127 when it is not there.
     """
-    return run_job(app.context.config, values, command)
+    with run_failures():
+        config = app.context.config
+    return run_job(config, values, command)

@@ -63,9 +63,25 @@ def test_both_readers_agree_wherever_the_plain_one_answers(top, options, environ
 
 
 def test_the_plain_reader_takes_what_users_type():
-    argv = ["--store", "/s", "run", "-e", "sci@2", "-v", "/a:/b", "-v", "/c", "--env=A=b c", "--", "python3", "-c", "x"]
+    argv = [
+        "--store",
+        "/s",
+        "--profile=work",
+        "run",
+        "-e",
+        "sci@2",
+        "-v",
+        "/a:/b",
+        "-v",
+        "/c",
+        "--env=A=b c",
+        "--",
+        "python3",
+        "-c",
+        "x",
+    ]
     settings, values, command = read_run(argv)
-    assert settings == {"root": None, "store": "/s", "owner": None}
+    assert settings == {"root": None, "store": "/s", "profile": "work", "owner": None}
     assert values["environment"] == "sci@2"
     assert values["volumes"] == ["/a:/b", "/c"]
     assert values["variables"] == ["A=b c"]

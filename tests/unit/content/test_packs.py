@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from envkit.content import reader
+from envkit.content import pack, reader
 from envkit.content.errors import DamagedChunk
 from envkit.content.pack import HEADER_SIZE, PACK_TARGET, PackWriter
 from envkit.content.reader import ChunkReader
@@ -286,3 +286,16 @@ def test_errors_of_the_store_pass_through():
 
     with pytest.raises(Full):
         ChunkReader(get_range).read(Chunk(b"\0" * 32, 1, b"\0" * 32, 0, 1))
+
+
+def test_who_is_interrupted_does_not_wait_for_a_store_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(pack, "_PATIENCE", 0.05)
+    answer = threading.Event()
+    try:
+        with pytest.raises(KeyboardInterrupt), PackWriter(lambda digest, frames: answer.wait(60), target=5000) as writer:
+            for plain in random_chunks(20):
+                writer.add(plain)
+            raise KeyboardInterrupt
+        assert not answer.is_set()
+    finally:
+        answer.set()

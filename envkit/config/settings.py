@@ -1,0 +1,75 @@
+"""Owns what can be set: the keys of a settings file, and which values they take. Reasons never repeat a value."""
+
+import re
+from collections.abc import Mapping
+
+from envkit.config.model import NETWORKS
+from envkit.errors import InvalidInput
+from envkit.model.ids import check_owner
+from envkit.model.record import Record
+
+MACHINE_KEYS = ("root",)
+"""What is one for the whole machine: a profile that moved it would hide the open sessions."""
+PROFILE_KEYS = ("store", "endpoint", "region", "aws_profile", "owner", "net")
+DEFAULT_PROFILE = "default_profile"
+PROFILES = "profile"
+FILE_KEYS = (*MACHINE_KEYS, *PROFILE_KEYS, DEFAULT_PROFILE)
+
+# Patterns are compiled where a value has to be checked: most starts check none.
+_PROFILE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_REGION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_ENDPOINT = r"https?://[^/\s?#]+(/[^\s?#]*)?"
+SECRETS_ELSEWHERE = "keep keys in ~/.aws/credentials, and name their profile there: aws_profile = NAME"
+
+
+class Settings(Record):
+    """What one file says: its keys, and those of each profile in it."""
+
+    path: str
+    keys: Mapping[str, str] = {}
+    profiles: Mapping[str, Mapping[str, str]] = {}
+
+
+def is_profile(name: str) -> bool:
+    """Tell whether a profile can have this name."""
+    return re.fullmatch(_PROFILE, name) is not None
+
+
+def check_value(key: str, value: str, source: str) -> str:
+    """Return a value unchanged; `source` says where it is from and which key it is of.
+
+    :raises InvalidInput: the setting cannot have it.
+    """
+    problem = _problem(key, value)
+    if problem is not None:
+        raise InvalidInput(f"{source} {problem[0]}", resolution=problem[1])
+    return value
+
+
+def _problem(key: str, value: str) -> tuple[str, str | None] | None:
+    """Return what is wrong with a value and what to do, or None."""
+    if any(character < " " or character == "\x7f" for character in value):
+        return "has control characters in it", None
+    if key == "net" and value not in NETWORKS:
+        return f"must be one of {', '.join(NETWORKS)}", None
+    if key == "root" and not value.startswith("/"):
+        return "must be an absolute path", None
+    if key in ("store", "endpoint") and "@" in value.partition("://")[2].partition("/")[0]:
+        return "must not have a user name or password in it", SECRETS_ELSEWHERE
+    if not value:
+        return None
+    if key == "endpoint" and not re.fullmatch(_ENDPOINT, value):
+        return "must be a URL", "write it as https://HOST or http://HOST:PORT"
+    if key == "region" and not re.fullmatch(_REGION, value):
+        return "is no name of a region", None
+    if key == "owner":
+        return _owner_problem(value)
+    return None
+
+
+def _owner_problem(value: str) -> tuple[str, str | None] | None:
+    try:
+        check_owner(value)
+    except InvalidInput:
+        return "must be a name of letters, digits and . _ -", None
+    return None

@@ -1,0 +1,27 @@
+"""Owns what a request to end does to work under way: it unwinds as Ctrl-C does, and says what it leaves behind."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def remains(tell: Callable[[], str]) -> Iterator[None]:
+    """Do work whose interruption leaves something to tell: one sentence, lower case, no final period.
+
+    `tell` is asked when it happens; "" says nothing. Of several around one another the outermost is told first.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        text = tell()
+        if text:
+            stop.add_note(text)
+        raise
