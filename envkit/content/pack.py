@@ -43,13 +43,15 @@ Known = Callable[[bytes], Chunk | None]
 class Packed:
     """What came of the chunks.
 
-    `chunks` is the chunk table of the tree, each content once. `numbers[n]` is the number in it of what the n-th
-    `add` gave. `stored` counts the bytes of new packs. `reused` names the packs that `known` spoke of, by digest in
-    hexadecimal, with the bytes that they must have at least: they have to be looked for before the save counts.
+    `chunks` is the chunk table of the tree, each content once. `numbers[n]` is the number in it of what the n-th `add` or
+    `reuse` gave. `new` are those chunks that were stored, `stored` the bytes of their packs. `reused` names the packs of
+    the others, by digest in hexadecimal, with the bytes that they must have at least: they have to be looked for before
+    the save counts.
     """
 
     chunks: list[Chunk]
     numbers: list[int]
+    new: list[Chunk]
     stored: int
     reused: dict[str, int]
 
@@ -145,7 +147,8 @@ class PackWriter:
             if isinstance(row, Chunk):
                 pack = row.pack.hex()
                 reused[pack] = max(reused.get(pack, 0), row.offset + row.stored)
-        return Packed(chunks=chunks, numbers=self._numbers, stored=self._stored, reused=reused)
+        new = [chunk for chunk, row in zip(chunks, self._rows, strict=True) if chunk is not row]
+        return Packed(chunks=chunks, numbers=self._numbers, new=new, stored=self._stored, reused=reused)
 
     def _advance(self, ahead: int) -> None:
         """Move chunks on, in order, until at most `ahead` are left in each stage."""

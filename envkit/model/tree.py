@@ -174,10 +174,9 @@ def _entry_problem(entry: Entry, chunks: Sequence[Chunk]) -> str | None:
     if len(entry.path) > MAX_PATH or 0 in entry.path:
         return "has an impossible path"
     if entry.path:
-        components = entry.path.split(b"/")
-        if len(components) > MAX_DEPTH:
+        if entry.path.count(b"/") >= MAX_DEPTH:
             return f"is deeper than {MAX_DEPTH}"
-        if any(part in (b"", b".", b"..") or len(part) > MAX_COMPONENT for part in components):
+        if _is_impossible(entry.path):
             return "has an impossible path"
     if not 0 <= entry.mode <= 0o7777 or not 0 <= entry.uid <= MAX_ID or not 0 <= entry.gid <= MAX_ID:
         return "has an impossible mode or owner"
@@ -205,14 +204,23 @@ def _entry_problem(entry: Entry, chunks: Sequence[Chunk]) -> str | None:
     return _content_problem(entry, chunks)
 
 
+def _is_impossible(path: bytes) -> bool:
+    """Tell whether a component is empty, `.`, `..` or too long, in less time than looking at each takes."""
+    between = b"/" + path + b"/"
+    if b"//" in between or b"/./" in between or b"/../" in between:
+        return True
+    return len(path) > MAX_COMPONENT and any(len(part) > MAX_COMPONENT for part in path.split(b"/"))
+
+
 def _content_problem(entry: Entry, chunks: Sequence[Chunk]) -> str | None:
     if not 0 <= entry.size <= MAX_FILE:
         return "has an impossible size"
     end = 0
+    count = len(chunks)
     for segment in entry.segments:
         if segment.length <= 0 or segment.start < end or segment.start + segment.length > entry.size:
             return "has content outside its size"
-        if not 0 <= segment.chunk < len(chunks) or segment.offset < 0:
+        if not 0 <= segment.chunk < count or segment.offset < 0:
             return "names a chunk that the tree does not have"
         if segment.offset + segment.length > chunks[segment.chunk].size:
             return "reads beyond the end of a chunk"

@@ -17,8 +17,10 @@ from envkit.services.context import Context
 from envkit.store.objects import MAX_STORED_TREE, get_tree, pack_ranges
 
 
-def load_tree(context: Context, digest: str) -> Tree:
+def load_tree(context: Context, digest: str, *, known: bool = False) -> Tree:
     """Return the tree with this digest; a damaged cached copy is replaced from the store.
+
+    :param known: see `treefile.decode`.
 
     :raises ObjectNotFound: the store does not have it.
     :raises Damaged: what the store has is not it.
@@ -27,7 +29,7 @@ def load_tree(context: Context, digest: str) -> Tree:
     data = read_bounded(cached, MAX_STORED_TREE) if os.geteuid() == 0 else None
     if data is not None:
         try:
-            return treefile.decode(data, digest)
+            return treefile.decode(data, digest, known=known)
         except Damaged:
             os.unlink(cached)
     data = get_tree(context.store, digest)

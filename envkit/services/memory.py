@@ -19,7 +19,7 @@ from envkit.model.session import Session
 from envkit.model.tree import Chunk, Kind, Segment
 from envkit.overlay.scan import Scan
 from envkit.services.context import Context
-from envkit.services.layers import layer_tree
+from envkit.services.fill import load_tree
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def recall(context: Context, session: Session, scan: Scan, *, replaced: Collecti
         notes = msgspec.msgpack.decode(data, type=_Notes)
         if notes.sizes != astuple(DEFAULT_SIZES):
             return NOTHING
-        tree = layer_tree(context, notes.tree)
+        tree = load_tree(context, notes.tree, known=True)
         before = [entry for entry in tree.entries if entry.kind is Kind.FILE]
         files = {
             entry.path: entry.segments

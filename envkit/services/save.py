@@ -5,40 +5,34 @@ twice gives two versions, each with all changes so far, and the store keeps what
 """
 
 import contextlib
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import msgspec
+from functools import partial
 
 from envkit.drivers import cgroup, libc
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
 from envkit.drivers.subids import container_range
 from envkit.errors import Conflict, EnvkitError, InvalidInput
+from envkit.model.collector import no_collector
 from envkit.model.idmap import shifted
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.interruption import remains
-from envkit.model.merge import merge
 from envkit.model.session import Pending, Saved, Session
-from envkit.model.tree import Entry, Kind
 from envkit.model.version import Finding, LayerRef, Report, Version, VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import container_name
 from envkit.overlay.errors import ChangedMeanwhile
 from envkit.overlay.scan import Scan, scan_upper
-from envkit.sanitize import Allow, apply_plan, make_plan, report
+from envkit.sanitize import Allow
+from envkit.services.cleaning import clean, fingerprint
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
-from envkit.services.layers import layer_tree
 from envkit.services.memory import recall, remember
 from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
-
-_PASSWD = b"etc/passwd"
-_MAX_PASSWD = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -62,20 +56,6 @@ class SaveResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Cleaned:
-    """A scanned upper after sanitizing; `contents` replaces what is on disk."""
-
-    entries: list[Entry]
-    contents: dict[bytes, bytes]
-    report: Report
-    notes: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(entry.size for entry in self.entries if entry.kind is Kind.FILE)
-
-
 def save(
     context: Context, name: str, *, message: str, allow: Sequence[str] = (), under: str | None = None
 ) -> SaveResult:
@@ -88,32 +68,31 @@ def save(
     session = _load(context, name)
     other = None if under is None else _other_name(context, session, under)
     kept = f"the session on {session.env} is open and unchanged"
-    with sessions.session_lock(context.paths, session.env), remains(lambda: kept):
+    with sessions.session_lock(context.paths, session.env), remains(lambda: kept), no_collector():
         session = _settled(context, sessions.load_session(context.paths, session.env))
         crash_point("save:begin")
         with writing(context) as writer:
             with frozen(context, session), _scan(context, session) as scan:
-                cleaned = _clean(context, session, scan, waivers)
-                fingerprint = _fingerprint(scan, cleaned)
-                if other is None and session.saved is not None and session.saved.is_of(fingerprint):
+                cleaned = clean(context, session, scan, waivers)
+                found = fingerprint(scan, cleaned)
+                if other is None and session.saved is not None and session.saved.is_of(found):
                     version = versions.load(context.store, session.env, session.saved.number)
                     return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
                 unchanged = recall(context, session, scan, replaced=cleaned.contents)
-                read = _reader(scan, cleaned)
+                read = partial(cleaned.open, scan)
                 layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged)
-                files = [entry.path for entry in cleaned.entries if entry.kind is Kind.FILE]
-                remember(context, session, scan, layer.tree, files, replaced=cleaned.contents)
+                remember(context, session, scan, layer.tree, cleaned.files, replaced=cleaned.contents)
             crash_point("save:stored")
             draft = _draft(context, session, layer, cleaned.report, message)
             if other is None:
-                pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=fingerprint)
+                pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=found)
                 sessions.update_session(context.paths, session.replace(pending=pending))
                 crash_point("save:pending")
                 version = writer.publish(draft, expected=session.next_version)
-                saved = Saved(number=version.number, fingerprint=fingerprint)
+                saved = Saved(number=version.number, fingerprint=found)
             else:
                 version = writer.publish(draft.replace(env=other, number=1), expected=1)
-                saved = Saved(number=session.next_version - 1, fingerprint=fingerprint, under=str(version))
+                saved = Saved(number=session.next_version - 1, fingerprint=found, under=str(version))
             crash_point("save:published")
         sessions.update_session(context.paths, session.replace(saved=saved))
         crash_point("save:end")
@@ -166,7 +145,7 @@ def plan(context: Context, name: str, *, allow: Sequence[str] = ()) -> Draft:
         frozen(context, session),
         _scan(context, session) as scan,
     ):
-        cleaned = _clean(context, session, scan, waivers)
+        cleaned = clean(context, session, scan, waivers)
     return Draft(findings=cleaned.report.findings, entries=len(cleaned.entries), bytes=cleaned.size)
 
 
@@ -177,14 +156,10 @@ def has_unsaved_changes(context: Context, session: Session) -> bool:
         return False
     try:
         with _scan(context, session) as scan:
-            cleaned = _clean(context, session, scan, [])
-            fingerprint = _fingerprint(scan, cleaned)
+            cleaned = clean(context, session, scan, [])
     except ChangedMeanwhile:  # something is being written right now
         return True
-    if session.saved is None:
-        own = [entry for entry in cleaned.entries if entry.path not in cleaned.contents]
-        return len(_without_untouched(own, _lower(context, session))) > 1
-    return session.saved.fingerprint != fingerprint
+    return cleaned.is_new if session.saved is None else session.saved.fingerprint != fingerprint(scan, cleaned)
 
 
 @contextlib.contextmanager
@@ -244,105 +219,6 @@ def _scan(context: Context, session: Session) -> Scan:
         raise EnvkitError(f"the session on {session.env} never ran", resolution=f"envkit shell {session.env.name}")
     with counting(context, "scanning") as advance:
         return scan_upper(upper, shifted(container_range()), advance)
-
-
-def _lower(context: Context, session: Session) -> dict[bytes, Entry]:
-    """Return what the session's upper lies on, merged."""
-    return merge(layer_tree(context, layer.tree).entries for layer in session.layers)
-
-
-def _clean(context: Context, session: Session, scan: Scan, waivers: Sequence[Allow]) -> _Cleaned:
-    lower = _lower(context, session)
-    by_path = {entry.path: entry for entry in scan.entries}
-    plan = make_plan(
-        scan.entries,
-        lower=lower.get,
-        passwd=_passwd(context, scan, by_path, session),
-        read=lambda path: _whole(scan, by_path[path]),
-        allow=waivers,
-    )
-    cleaned = apply_plan(scan.entries, plan)
-    made = report(plan)
-    entries = _without_untouched(cleaned.entries, lower)
-    notes = [f"--allow {allow} matched nothing" for allow in plan.unused_allows]
-    return _Cleaned(
-        entries=entries,
-        contents=cleaned.contents,
-        report=Report(ruleset=made.ruleset, findings=(*made.findings, *scan.findings)),
-        notes=tuple(notes),
-    )
-
-
-def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:
-    """Drop what says nothing: directories that are in the upper only because something below them was, and whiteouts
-    of what no lower layer has.
-
-    A directory's time does not count: writing and then leaving out a file has moved it.
-    """
-    needed: set[bytes] = set()
-    kept: list[Entry] = []
-    for entry in reversed(entries):
-        before = lower.get(entry.path)
-        if entry.kind is Kind.WHITEOUT and before is None:
-            # It would hide nothing, and overlayfs shows a whiteout in a directory that only one layer has.
-            continue
-        untouched = (
-            entry.kind is Kind.DIRECTORY
-            and entry.path != b""
-            and entry.path not in needed
-            and before is not None
-            and msgspec.structs.replace(entry, mtime_ns=before.mtime_ns) == before
-        )
-        if not untouched:
-            kept.append(entry)
-            if entry.path:
-                needed.add(entry.parent)
-    return kept[::-1]
-
-
-def _passwd(context: Context, scan: Scan, upper: dict[bytes, Entry], session: Session) -> bytes:
-    """Return the environment's passwd file: the upper's, or that of the topmost layer that has one."""
-    entry = upper.get(_PASSWD)
-    if entry is not None:
-        return _whole(scan, entry) if entry.kind is Kind.FILE and entry.size <= _MAX_PASSWD else b""
-    from envkit.services.contents import read_file
-
-    for layer in reversed(session.layers):
-        tree = layer_tree(context, layer.tree)
-        for entry in tree.entries:
-            if entry.path == _PASSWD:
-                return read_file(context, tree, entry) if entry.size <= _MAX_PASSWD else b""
-    return b""
-
-
-def _whole(scan: Scan, entry: Entry) -> bytes:
-    data = bytearray(entry.size)
-    for start, piece in scan.open(entry):
-        data[start : start + len(piece)] = piece
-    return bytes(data)
-
-
-def _reader(scan: Scan, cleaned: _Cleaned) -> Callable[[Entry], Iterator[tuple[int, bytes]]]:
-    def read(entry: Entry) -> Iterator[tuple[int, bytes]]:
-        replaced = cleaned.contents.get(entry.path)
-        return iter([(0, replaced)]) if replaced is not None else scan.open(entry)
-
-    return read
-
-
-def _fingerprint(scan: Scan, cleaned: _Cleaned) -> str:
-    """Return a digest of what a save would store, without reading file contents: inodes and ctimes stand in.
-
-    Times of directories are left out: every start of the container moves that of /etc.
-    """
-    digest = hashlib.sha256()
-    encoder = msgspec.msgpack.Encoder()
-    for entry in cleaned.entries:
-        timeless = msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is Kind.DIRECTORY else entry
-        digest.update(encoder.encode((timeless, scan.stamp(entry.path))))
-    for path in sorted(cleaned.contents):
-        digest.update(cleaned.contents[path])
-    return digest.hexdigest()
 
 
 def plan_json(draft: Draft) -> dict[str, object]:

@@ -76,7 +76,7 @@ def _store(
         packed = packs.finish()
     crash_point("store:packs")
     tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
-    layer = _store_tree(context, writer, index, tree, packed.reused)
+    layer = _store_tree(context, writer, index, tree, packed.new, packed.reused)
     return layer.replace(stored=layer.stored + packed.stored)
 
 
@@ -92,18 +92,25 @@ def store_tree(context: Context, writer: Writer, entries: Sequence[Entry], chunk
         packs[digest] = max(packs.get(digest, 0), chunk.offset + chunk.stored)
     tree = Tree(TREE_FORMAT, list(entries), list(chunks), writer.epoch)
     with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
-        return _store_tree(context, writer, index, tree, packs)
+        return _store_tree(context, writer, index, tree, chunks, packs)
 
 
-def _store_tree(context: Context, writer: Writer, index: ChunkIndex, tree: Tree, packs: Mapping[str, int]) -> LayerRef:
-    """Store a tree, then look for the packs that nobody wrote for it; see `Writer.verify`."""
+def _store_tree(
+    context: Context,
+    writer: Writer,
+    index: ChunkIndex,
+    tree: Tree,
+    new: Sequence[Chunk],
+    packs: Mapping[str, int],
+) -> LayerRef:
+    """Store a tree, then look for the packs that nobody wrote for it, see `Writer.verify`; the index learns `new`."""
     digest, data = treefile.encode(tree)
     if not put_tree(writer.store, digest, data):
         # Somebody else wrote it: only reading shows that it is whole.
         treefile.decode(get_tree(writer.store, digest), digest)
     crash_point("store:tree")
     writer.verify(packs)
-    index.learn(digest, tree.chunks)
+    index.learn(digest, new)
     make_directory(context.paths.trees)
     write_atomic(f"{context.paths.trees}/{digest}", data)
     crash_point("store:learned")

@@ -1,0 +1,137 @@
+"""Owns what of a session's scanned upper a save stores: sanitized, and without what says nothing."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from envkit.model.merge import merge
+from envkit.model.session import Session
+from envkit.model.tree import Entry, Kind, Tree
+from envkit.model.version import Report
+from envkit.overlay.scan import Scan
+from envkit.sanitize import Allow, apply_plan, make_plan, report
+from envkit.services.contents import read_file
+from envkit.services.context import Context
+from envkit.services.layers import layer_tree
+
+_PASSWD = b"etc/passwd"
+_MAX_PASSWD = 4 << 20
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A scanned upper after sanitizing; `contents` replaces what is on disk, `lower` is what it lies on, merged."""
+
+    entries: list[Entry]
+    contents: dict[bytes, bytes]
+    report: Report
+    notes: tuple[str, ...]
+    lower: dict[bytes, Entry]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries if entry.kind is Kind.FILE)
+
+    @property
+    def files(self) -> list[bytes]:
+        """The paths of all files, in order."""
+        return [entry.path for entry in self.entries if entry.kind is Kind.FILE]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether anything but what sanitizing writes differs from what lies below."""
+        own = [entry for entry in self.entries if entry.path not in self.contents]
+        return len(_without_untouched(own, self.lower)) > 1
+
+    def open(self, scan: Scan, entry: Entry) -> Iterator[tuple[int, bytes]]:
+        """Yield (start, bytes) of the data that is stored for a file."""
+        replaced = self.contents.get(entry.path)
+        return iter([(0, replaced)]) if replaced is not None else scan.open(entry)
+
+
+def clean(context: Context, session: Session, scan: Scan, waivers: Sequence[Allow]) -> Cleaned:
+    """Return what a save of a scanned session stores."""
+    trees = [layer_tree(context, layer.tree) for layer in session.layers]
+    lower = merge(tree.entries for tree in trees)
+    by_path = {entry.path: entry for entry in scan.entries}
+    plan = make_plan(
+        scan.entries,
+        lower=lower.get,
+        passwd=_passwd(context, scan, by_path, trees),
+        read=lambda path: _whole(scan, by_path[path]),
+        allow=waivers,
+    )
+    cleaned = apply_plan(scan.entries, plan)
+    made = report(plan)
+    entries = _without_untouched(cleaned.entries, lower)
+    return Cleaned(
+        entries=entries,
+        contents=cleaned.contents,
+        report=Report(ruleset=made.ruleset, findings=(*made.findings, *scan.findings)),
+        notes=tuple(f"--allow {allow} matched nothing" for allow in plan.unused_allows),
+        lower=lower,
+    )
+
+
+def fingerprint(scan: Scan, cleaned: Cleaned) -> str:
+    """Return a digest of what a save would store, without reading file contents: inodes and ctimes stand in.
+
+    Times of directories are left out: every start of the container moves that of /etc.
+    """
+    digest = hashlib.sha256()
+    encoder = msgspec.msgpack.Encoder()
+    for entry in cleaned.entries:
+        timeless = msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is Kind.DIRECTORY else entry
+        digest.update(encoder.encode((timeless, scan.stamp(entry.path))))
+    for path in sorted(cleaned.contents):
+        digest.update(cleaned.contents[path])
+    return digest.hexdigest()
+
+
+def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:
+    """Drop what says nothing: directories that are in the upper only because something below them was, and whiteouts
+    of what no lower layer has.
+
+    A directory's time does not count: writing and then leaving out a file has moved it.
+    """
+    needed: set[bytes] = set()
+    kept: list[Entry] = []
+    for entry in reversed(entries):
+        before = lower.get(entry.path)
+        if entry.kind is Kind.WHITEOUT and before is None:
+            # It would hide nothing, and overlayfs shows a whiteout in a directory that only one layer has.
+            continue
+        untouched = (
+            entry.kind is Kind.DIRECTORY
+            and entry.path != b""
+            and entry.path not in needed
+            and before is not None
+            and msgspec.structs.replace(entry, mtime_ns=before.mtime_ns) == before
+        )
+        if not untouched:
+            kept.append(entry)
+            if entry.path:
+                needed.add(entry.parent)
+    return kept[::-1]
+
+
+def _passwd(context: Context, scan: Scan, upper: dict[bytes, Entry], trees: Sequence[Tree]) -> bytes:
+    """Return the environment's passwd file: the upper's, or that of the topmost layer that has one."""
+    entry = upper.get(_PASSWD)
+    if entry is not None:
+        return _whole(scan, entry) if entry.kind is Kind.FILE and entry.size <= _MAX_PASSWD else b""
+    for tree in reversed(trees):
+        for entry in tree.entries:
+            if entry.path == _PASSWD:
+                return read_file(context, tree, entry) if entry.size <= _MAX_PASSWD else b""
+    return b""
+
+
+def _whole(scan: Scan, entry: Entry) -> bytes:
+    data = bytearray(entry.size)
+    for start, piece in scan.open(entry):
+        data[start : start + len(piece)] = piece
+    return bytes(data)
