@@ -43,10 +43,10 @@ Known = Callable[[bytes], Chunk | None]
 class Packed:
     """What came of the chunks.
 
-    `chunks` is the chunk table of the tree, each content once. `numbers[n]` is the number in it of what the n-th `add` or
-    `reuse` gave. `new` are those chunks that were stored, `stored` the bytes of their packs. `reused` names the packs of
-    the others, by digest in hexadecimal, with the bytes that they must have at least: they have to be looked for before
-    the save counts.
+    `chunks` is the chunk table of the tree, each content once. `numbers[n]` is the number in it of what the n-th `add`
+    or `reuse` gave. `new` are those chunks that were stored, `stored` the bytes of their packs. `reused` names the
+    packs of the others, by digest in hexadecimal, with the bytes that they must have at least: they have to be looked
+    for before the save counts.
     """
 
     chunks: list[Chunk]
