@@ -26,7 +26,8 @@ PACK_TARGET = 24 << 20
 """A pack is full with this many bytes, so with the last chunk it stays below 32 MiB."""
 _UPLOADS = 2
 _PATIENCE = 3.0  # seconds for uploads under way when the work is interrupted
-_AHEAD = 4  # chunks a thread may be ahead, in hashing and in compression
+_BATCH = 1 << 20  # bytes of chunks that go through a thread together: handing over costs as much as hashing 100 kB
+_AHEAD = 4  # batches a thread may be ahead, in hashing and in compression
 
 # Skippable frames begin with one of sixteen magic numbers and the length of what follows.
 _HEADER = struct.Struct("<IIQ")
@@ -35,6 +36,7 @@ _SKIPPABLE = 0x184D2A5E
 Put = Callable[[str, Sequence[bytes]], object]
 """Stores the frames of a pack under its digest in hexadecimal. Called from other threads, several at once."""
 HEADER_SIZE = _HEADER.size
+Plain = bytes | memoryview
 Known = Callable[[bytes], Chunk | None]
 """Returns where a chunk, given by its digest, lies in the store already."""
 
@@ -97,8 +99,10 @@ class PackWriter:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="envkit-pack")
         self._uploads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="envkit-put")
         self._compressors = local()
-        self._hashing: deque[Chunk | tuple[bytes | memoryview, Future[bytes]]] = deque()
-        self._compressing: deque[tuple[_New, Future[bytes]]] = deque()
+        self._batch: list[Plain] = []
+        self._batched = 0
+        self._hashing: deque[Chunk | tuple[list[Plain], Future[list[bytes]]]] = deque()
+        self._compressing: deque[tuple[list[_New], Future[list[bytes]]]] = deque()
         self._uploading: deque[Future[bytes]] = deque()
         self._rows: list[Chunk | _New] = []
         self._places: dict[bytes, int] = {}
@@ -122,15 +126,19 @@ class PackWriter:
         if interrupted:
             wait(self._uploading, timeout=_PATIENCE)
 
-    def add(self, plain: bytes | memoryview) -> int:
+    def add(self, plain: Plain) -> int:
         """Take a chunk and return its place in the order; errors of earlier chunks come out here, too."""
-        self._hashing.append((plain, self._pool.submit(_digest, plain)))
-        self._advance(self._threads * _AHEAD)
+        self._batch.append(plain)
+        self._batched += len(plain)
+        if self._batched >= _BATCH:
+            self._hand_over()
+            self._advance(self._threads * _AHEAD)
         self._added += 1
         return self._added - 1
 
     def reuse(self, chunk: Chunk) -> int:
         """Take a chunk that the store has; return its place in the order. It has to be looked for as `Packed` says."""
+        self._hand_over()
         self._hashing.append(chunk)
         self._advance(self._threads * _AHEAD)
         self._added += 1
@@ -138,6 +146,7 @@ class PackWriter:
 
     def finish(self) -> Packed:
         """Wait until everything is stored."""
+        self._hand_over()
         self._advance(0)
         self._seal()
         self._collect(0)
@@ -150,8 +159,14 @@ class PackWriter:
         new = [chunk for chunk, row in zip(chunks, self._rows, strict=True) if chunk is not row]
         return Packed(chunks=chunks, numbers=self._numbers, new=new, stored=self._stored, reused=reused)
 
+    def _hand_over(self) -> None:
+        """Have the chunks hashed that were added since the last time."""
+        if self._batch:
+            self._hashing.append((self._batch, self._pool.submit(_digests, self._batch)))
+            self._batch, self._batched = [], 0
+
     def _advance(self, ahead: int) -> None:
-        """Move chunks on, in order, until at most `ahead` are left in each stage."""
+        """Move chunks on, in order, until at most `ahead` batches are left in each stage."""
         while len(self._hashing) > ahead:
             first = self._hashing.popleft()
             if isinstance(first, Chunk):
@@ -159,22 +174,29 @@ class PackWriter:
             else:
                 self._register(first[0], first[1].result())
         while len(self._compressing) > ahead:
-            row, compressed = self._compressing.popleft()
-            self._append(row, compressed.result())
+            rows, compressed = self._compressing.popleft()
+            for row, data in zip(rows, compressed.result(), strict=True):
+                self._append(row, data)
 
-    def _register(self, plain: bytes | memoryview, digest: bytes) -> None:
-        """Give a chunk its row in the table, and compress it if it is new to this writer and to the store."""
-        place = self._places.get(digest)
-        if place is None:
-            place = self._places[digest] = len(self._rows)
-            there = self._known(digest)
-            if there is not None and there.digest == digest and there.size == len(plain):
-                self._rows.append(there)
-            else:
-                row = _New(digest=digest, size=len(plain))
-                self._rows.append(row)
-                self._compressing.append((row, self._pool.submit(self._compress, plain)))
-        self._numbers.append(place)
+    def _register(self, batch: list[Plain], digests: list[bytes]) -> None:
+        """Give chunks their rows in the table, and compress those that are new to this writer and to the store."""
+        rows: list[_New] = []
+        plains: list[Plain] = []
+        for plain, digest in zip(batch, digests, strict=True):
+            place = self._places.get(digest)
+            if place is None:
+                place = self._places[digest] = len(self._rows)
+                there = self._known(digest)
+                if there is not None and there.digest == digest and there.size == len(plain):
+                    self._rows.append(there)
+                else:
+                    row = _New(digest=digest, size=len(plain))
+                    self._rows.append(row)
+                    rows.append(row)
+                    plains.append(plain)
+            self._numbers.append(place)
+        if rows:
+            self._compressing.append((rows, self._pool.submit(self._compress, plains)))
 
     def _register_stored(self, chunk: Chunk) -> None:
         place = self._places.setdefault(chunk.digest, len(self._rows))
@@ -209,10 +231,10 @@ class PackWriter:
         self._put(digest.hexdigest(), frames)
         return digest.digest()
 
-    def _compress(self, plain: bytes | memoryview) -> bytes:
+    def _compress(self, plains: list[Plain]) -> list[bytes]:
         if not hasattr(self._compressors, "own"):
             self._compressors.own = frame.compressor(self._level)
-        return bytes(self._compressors.own.compress(plain))
+        return [self._compressors.own.compress(plain) for plain in plains]
 
     def _row(self, row: "Chunk | _New") -> Chunk:
         if isinstance(row, Chunk):
@@ -225,5 +247,5 @@ def header(epoch: int) -> bytes:
     return _HEADER.pack(_SKIPPABLE, 8, epoch)
 
 
-def _digest(plain: bytes | memoryview) -> bytes:
-    return hashlib.sha256(plain).digest()
+def _digests(plains: list[Plain]) -> list[bytes]:
+    return [hashlib.sha256(plain).digest() for plain in plains]

@@ -169,7 +169,8 @@ def test_a_writer_that_is_abandoned_stops_its_threads():
     assert threading.active_count() == before
 
 
-def test_a_slow_store_holds_the_writer_instead_of_filling_memory():
+def test_a_slow_store_holds_the_writer_instead_of_filling_memory(monkeypatch):
+    monkeypatch.setattr(pack, "_BATCH", 1)
     waiting, most = [], 0
 
     def put(_digest, frames):
