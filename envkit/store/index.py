@@ -27,6 +27,8 @@ _AT_ONCE = 500  # older sqlite releases take 999 parameters
 _PASSING = frozenset(
     (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 )
+# What a damaged file makes sqlite raise; the second, where a damaged name stands in the message itself.
+_FAILURES = (sqlite3.DatabaseError, UnicodeDecodeError)
 _LOCATION = struct.Struct(">32sQII")
 _CHECKSUM = 8
 _T = TypeVar("_T")
@@ -117,12 +119,12 @@ class ChunkIndex:
                 break
             try:
                 return action(self._db)
-            except sqlite3.DatabaseError as error:
+            except _FAILURES as error:
                 if not self._recovered(error):
                     break
         return otherwise
 
-    def _recovered(self, error: sqlite3.DatabaseError) -> bool:
+    def _recovered(self, error: Exception) -> bool:
         """Start afresh if the file was at fault; return whether it is worth trying again."""
         logger.info("chunk index %s: %s", self._path, error)
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING:
@@ -134,7 +136,7 @@ class ChunkIndex:
     def _connect(self) -> None:
         try:
             self._db = self._opened()
-        except sqlite3.DatabaseError as error:
+        except _FAILURES as error:
             self._recovered(error)
         else:
             if self._db is None:
@@ -151,7 +153,7 @@ class ChunkIndex:
                     os.unlink(self._path + suffix)
             self._db = self._opened()
             fcntl.flock(self._lock, fcntl.LOCK_SH)
-        except (OSError, sqlite3.DatabaseError) as error:
+        except (OSError, *_FAILURES) as error:
             # Somebody else has it open, or the disk is at fault: do without.
             logger.info("no chunk index at %s: %s", self._path, error)
 
@@ -166,7 +168,7 @@ class ChunkIndex:
                     db.execute("INSERT OR IGNORE INTO stores (id) VALUES (?)", (self._store_id,))
                     query = "SELECT number FROM stores WHERE id = ?"
                     (self._store,) = db.execute(query, (self._store_id,)).fetchone()
-        except sqlite3.DatabaseError:
+        except _FAILURES:
             db.close()
             raise
         if not ours:

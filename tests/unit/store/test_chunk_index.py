@@ -202,6 +202,18 @@ def test_changed_bits_never_give_a_wrong_location(tmp_path_factory, learned, dat
     assert works(path)
 
 
+def test_damaged_names_of_tables_start_the_file_afresh(tmp_path, learned):
+    """The names are at the end of the first page; sqlite repeats them in messages, which then are no UTF-8."""
+    with open(learned, "rb") as file:
+        whole = file.read()
+    path = str(tmp_path / "index.sqlite")
+    for place in range(whole.index(b"CREATE TABLE"), 4096, 3):
+        with open(path, "wb") as file:
+            file.write(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        assert found(path).items() <= {chunk.digest: chunk for chunk in CHUNKS}.items()
+        assert works(path)
+
+
 def _learn_many(path, worker):
     for number in range(worker, 40, 4):
         learn(path, f"{number:064x}", [CHUNKS[number]])
