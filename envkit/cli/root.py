@@ -1,6 +1,5 @@
 """Owns the command tree: names and one-line helps here, each command's code in its own module, imported when used."""
 
-import contextlib
 import importlib
 import sys
 
@@ -8,12 +7,10 @@ import click
 
 from envkit import __version__
 from envkit.cli.app import App
-from envkit.cli.boundary import flush, show, show_interrupt
-from envkit.cli.job import run_failures
+from envkit.cli.boundary import Refused, machine_failures, show, show_interrupt
 from envkit.cli.options import GLOBAL
-from envkit.cli.params import click_options
-from envkit.config.load import load
-from envkit.errors import EXIT_USAGE, EnvkitError
+from envkit.cli.params import asked_for_json, click_options
+from envkit.errors import EXIT_FAILURE, EXIT_RUN_FAILED, EXIT_USAGE, EnvkitError, InvalidInput
 
 COMMANDS = {
     "base": "Build, import, list and delete bases.",
@@ -29,8 +26,20 @@ COMMANDS = {
     "info": "Show one version of an environment.",
     "log": "Show the versions of an environment.",
     "files": "List what a version's files are.",
+    "diff": "Show what differs between two versions, by package and by file.",
+    "copy": "Copy versions to another store.",
+    "tag": "Give a version a name, as in sci@stable.",
+    "describe": "Say what an environment is for.",
+    "rollback": "Go back to an earlier version.",
+    "clone": "Make an environment of a version of another one.",
+    "rename": "Give an environment another name, with all its versions.",
+    "squash": "Make one layer of all that lie on the base.",
     "delete": "Delete versions of an environment, or all of it.",
-    "store": "Make a store in a directory of your choice.",
+    "undelete": "Bring deleted versions back.",
+    "verify": "Check that everything in the store is there and whole.",
+    "repair": "Put damaged objects of the store back.",
+    "gc": "Delete from the store what no version needs any more.",
+    "store": "Make a store in a directory or bucket of your choice.",
     "doctor": "Check this machine and say how to mend what is missing.",
     "completion": "Print the completion script for your shell.",
 }
@@ -56,6 +65,18 @@ class CommandTree(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; what ends it early is told here, in the form in which it was asked for its result."""
+        try:
+            with machine_failures():
+                return super().invoke(ctx)
+        except (EnvkitError, KeyboardInterrupt, click.Abort, click.UsageError) as failure:
+            app = ctx.obj if isinstance(ctx.obj, App) else App({})
+            if isinstance(failure, click.UsageError) and asked_for_json(failure.ctx, sys.argv):
+                app.as_json = True
+            with app.progress.hidden():
+                return _tell(failure, events=app.events)
+
     def main(self, *args: object, **extra: object) -> None:  # type: ignore[override]  # it never returns
         """Run the command line and exit."""
         extra["standalone_mode"] = False
@@ -63,24 +84,41 @@ class CommandTree(click.Group):
         try:
             result = super().main(*args, **extra)  # type: ignore[call-overload]  # click's own signature
             code = result if isinstance(result, int) else 0
-        except EnvkitError as error:
-            code = show(error)
-        except click.exceptions.Abort:
-            code = show_interrupt()
+        except (EnvkitError, click.Abort, click.UsageError) as failure:
+            code = _tell(failure, events=False)
         except click.ClickException as error:
             error.show()
-            code = error.exit_code if not isinstance(error, click.UsageError) else _usage_code(error)
+            code = error.exit_code
         except BrokenPipeError:
-            pass
-        sys.exit(code or flush())
+            code = EXIT_FAILURE
+        sys.exit(code)
 
 
-def _usage_code(error: click.UsageError) -> int:
+def _tell(failure: BaseException, *, events: bool) -> int:
+    """Tell why a command ended early; return its exit code."""
+    if isinstance(failure, click.UsageError):
+        return _tell_usage(failure, events=events)
+    if isinstance(failure, EnvkitError):
+        return show(failure, events=events)
+    cause = failure.__context__ if isinstance(failure, click.Abort) else failure
+    if cause is not failure and cause is not None:
+        sys.stderr.write("\n")  # the line of the question
+    if isinstance(cause, KeyboardInterrupt):
+        return show_interrupt(cause, events=events)
+    return show(Refused(), events=events)
+
+
+def _tell_usage(error: click.UsageError, *, events: bool) -> int:
     """`run` answers for another command, so that its own failures are all 125."""
-    from envkit.errors import EXIT_RUN_FAILED
-
-    inside_run = error.ctx is not None and error.ctx.info_name == "run"
-    return EXIT_RUN_FAILED if inside_run else EXIT_USAGE
+    code = EXIT_RUN_FAILED if error.ctx is not None and error.ctx.info_name == "run" else EXIT_USAGE
+    if not events:
+        error.show()
+        return code
+    told = InvalidInput(
+        error.format_message(), resolution=f"see `{error.ctx.command_path if error.ctx else 'envkit'} --help`"
+    )
+    told.exit_code = code
+    return show(told, events=True)
 
 
 @click.group(
@@ -96,5 +134,4 @@ def cli(context: click.Context, /, **flags: str | None) -> None:
 
     Open a root shell over a read-only base, install anything, save only the difference, and run jobs in it.
     """
-    with run_failures() if context.invoked_subcommand == "run" else contextlib.nullcontext():
-        context.obj = App(load(flags))
+    context.obj = App(flags)

@@ -12,6 +12,7 @@ from envkit.errors import EnvkitError
 from envkit.image import erofs
 from envkit.model.tree import TREE_FORMAT, Entry, Kind, Tree
 from envkit.node import instance, session
+from envkit.node.unfinished import sweep_unfinished
 from envkit.services.context import Context, require_root
 
 _LOW_SPACE = 5 * 10**9
@@ -64,6 +65,7 @@ def fix(context: Context) -> list[str]:
     instance.prepare(context.paths)
     done += [f"removed what the dead container {name} left behind" for name in instance.sweep(context.paths)]
     done += [f"removed the unfinished session {path}" for path in session.sweep_sessions(context.paths)]
+    done += [f"removed {path}, which a killed process was writing" for path in sweep_unfinished(context.paths)]
     return done
 
 

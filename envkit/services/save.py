@@ -30,7 +30,7 @@ from envkit.services.cleaning import clean, fingerprint
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
 from envkit.services.memory import recall, remember
-from envkit.services.publishing import writing
+from envkit.services.publishing import Writer, writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
 
@@ -69,9 +69,12 @@ def save(
     other = None if under is None else _other_name(context, session, under)
     kept = f"the session on {session.env} is open and unchanged"
     with sessions.session_lock(context.paths, session.env), remains(lambda: kept), no_collector():
-        session = _settled(context, sessions.load_session(context.paths, session.env))
+        loaded = sessions.load_session(context.paths, session.env)
+        session = _settled(context, loaded)
         crash_point("save:begin")
         with writing(context) as writer:
+            if session.saved != loaded.saved:
+                session = _confirmed(context, writer, session)
             with frozen(context, session), _scan(context, session) as scan:
                 cleaned = clean(context, session, scan, waivers)
                 found = fingerprint(scan, cleaned)
@@ -186,7 +189,10 @@ def _load(context: Context, name: str) -> Session:
 
 
 def _settled(context: Context, session: Session) -> Session:
-    """Return a session that knows its last save, also where that was killed right after it had become a version."""
+    """Return a session that knows its last save, also where that was killed right after it had become a version.
+
+    A save that was deleted since, or that deleted itself because its data was gone, counts for its number alone.
+    """
     pending = session.pending
     if pending is None:
         return session
@@ -194,8 +200,20 @@ def _settled(context: Context, session: Session) -> Session:
         if number >= pending.number:
             version = versions.load(context.store, session.env, number)
             if version.parent == session.parent and version.layers and version.layers[-1].tree == pending.tree:
-                return session.replace(saved=Saved(number=number, fingerprint=pending.fingerprint), pending=None)
+                is_live = number in versions.read_history(context.store, session.env).live
+                saved = Saved(number=number, fingerprint=pending.fingerprint if is_live else "")
+                return session.replace(saved=saved, pending=None)
     return session.replace(pending=None)
+
+
+def _confirmed(context: Context, writer: Writer, session: Session) -> Session:
+    """Return a session whose last save is whole: one that was killed could not make sure of that."""
+    saved = session.saved
+    if saved is None or not saved.fingerprint:
+        return session
+    if writer.confirm(versions.load(context.store, session.env, saved.number)):
+        return session
+    return session.replace(saved=saved.replace(fingerprint=""))
 
 
 def _upper(context: Context, session: Session) -> str:

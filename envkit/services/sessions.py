@@ -16,6 +16,7 @@ from envkit.model.version import VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import clean_container, container_name, prepare, sweep
 from envkit.node.rootfs import Rootfs
+from envkit.node.unfinished import sweep_unfinished
 from envkit.overlay.changes import changed
 from envkit.services.container import base_variables, container_files, network_for, on_terminal, open_stack
 from envkit.services.context import Context, require_root
@@ -56,6 +57,7 @@ def create(context: Context, name: str, *, base: str | None, origin: str | None,
     prepare(context.paths)
     sweep(context.paths)
     sessions.sweep_sessions(context.paths)
+    sweep_unfinished(context.paths)
     if os.path.isdir(context.paths.session(env)):
         raise sessions.SessionOpen(env)
     if base is not None:
@@ -197,7 +199,8 @@ def status_json(state: Status) -> dict[str, object]:
         "created": session.created,
         "files": state.files,
         "bytes": state.bytes,
-        "saved": None if session.saved is None else session.saved.number,
+        "saved": None if session.saved is None or session.saved.under else session.saved.number,
+        "saved_as": None if session.saved is None else session.saved.under,
         "unsaved": state.unsaved,
     }
 

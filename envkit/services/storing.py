@@ -49,7 +49,8 @@ def store_layer(
         try:
             return _store(context, writer, index, entries, read, unchanged)
         except PacksMissing as error:
-            logger.warning("%s; storing again what they held", error.brief)
+            # Usual after a collection: this machine's notes still name what it deleted.
+            logger.warning("storing again what %d packs held that are not in the store any more", len(error.digests))
             index.forget(bytes.fromhex(digest) for digest in error.digests)
             return _store(context, writer, index, entries, read, NOTHING)
 

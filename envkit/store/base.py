@@ -106,6 +106,14 @@ class Store(ABC):
             raise StoreUnreadable(self.url, "an object that was just written is not there")
         return status.modified
 
+    def remove_leftovers(self, *, older_than: float) -> int:
+        """Remove what killed writers left that never became an object, if older than so many seconds; return how many.
+
+        Backends in which nothing of that kind can be left do nothing.
+        """
+        del older_than
+        return 0
+
     @abstractmethod
     def _get(self, key: str, limit: int) -> bytes: ...
 

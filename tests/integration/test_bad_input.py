@@ -5,11 +5,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 
 import pytest
-from commandline import CHECKOUT, Envkit, Outcome
+from commandline import CHECKOUT, Envkit
 from traces import new_traces, traces
 
 from envkit.content import treefile
@@ -114,7 +113,8 @@ def test_names_that_do_not_exist_are_told_with_what_does(lab):
     for words in (["info", "evn"], ["log", "evn"], ["files", "evn"], ["delete", "evn", "--yes"]):
         lab(*words).fails(3, "no environment lab/evn", "did you mean lab/env?")
     lab("info", "env@7").fails(3, "lab/env has no version 7: it has 1")
-    lab("info", "env@x").fails(2, "invalid version 'x'")
+    lab("info", "env@X").fails(2, "invalid version 'X'")
+    lab("info", "env@x").fails(3, "lab/env has no tag 'x'")
     lab("info", "a/b/c").fails(2, "invalid")
     lab("base", "delete", "deiban", "--yes").fails(3, "no base deiban")
     lab("base", "build", "plan-9").fails(3, "plan-9", "debian-12")
@@ -187,38 +187,18 @@ def test_a_store_that_cannot_be_read_is_named(lab, tmp_path):
     (other / "file").write_text("x")
     foreign = Envkit(lab.root, store=str(other))
     plain = Envkit(lab.root, store=str(other / "file"))
-    s3 = Envkit(lab.root, store="s3://bucket/place")
+    unknown = Envkit(lab.root, store="oci://host/place")
     for envkit, text, code in (
         (missing, f"cannot read the store {tmp_path}/none: ", 7),
         (foreign, "it is not an envkit store: it has no format.json", 7),
         (plain, "Not a directory", 7),
-        (s3, "stores of the kind s3:// are not supported", 2),
+        (unknown, "stores of the kind oci:// are not supported", 2),
     ):
         envkit("list").fails(code, text)
         envkit.sh("env", "true").fails(125, text)
         envkit("create", "new", "--base", "tiny").fails(code, text)
     assert not os.path.exists(tmp_path / "none")
     assert lab.json("status") == []
-
-
-_NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
-
-
-@pytest.fixture(scope="module")
-def as_nobody(disk):
-    """A function that runs a command line of a root as uid 65534."""
-    # The checkout may lie in a home that is closed to others.
-    shutil.copytree(f"{CHECKOUT}/envkit", f"{disk}/code/envkit", ignore=shutil.ignore_patterns("__pycache__"))
-    done = subprocess.run([*_NOBODY, sys.executable, "-c", "import click"], cwd="/", capture_output=True, check=False)
-    assert done.returncode == 0, f"an ordinary user cannot run {sys.executable}: move the virtual environment"
-
-    def run(envkit, *words):
-        more = {"PYTHONPATH": f"{disk}/code", "PYTHONDONTWRITEBYTECODE": "1"}
-        argv, env = [*_NOBODY, *envkit.argv(*words)], envkit.environment(more=more)
-        done = subprocess.run(argv, env=env, capture_output=True, timeout=60, check=False, cwd="/")
-        return Outcome(done.returncode, done.stdout, done.stderr)
-
-    return run
 
 
 def test_without_privilege_the_answer_is_one_line(lab, as_nobody):
@@ -373,17 +353,17 @@ def test_a_configuration_that_cannot_be_used_is_told_with_file_and_key(lab, tmp_
     for text, what in (
         ('colour = "red"\n', "unknown key 'colour'"),
         ("net = 3\n", "net must be a string"),
-        ('net = "wifi"\n', "'wifi' is no network"),
-        ("net = \n", "cannot read"),
+        ('net = "wifi"\n', "net must be one of none, nat, host"),
+        ("net = \n", "not TOML, line 1, column 7"),
     ):
         (place / "config.toml").write_text(text)
         for words, code in ((["list"], 2), (["run", "-e", "env", "--", "true"], 125)):
             lab(*words, env=home).fails(code, f"{place}/config.toml", what)
     (place / "config.toml").write_text('net = "none"\nowner = "someone"\n')
     assert lab.sh("env", "ls /sys/class/net", env=home).ok() == "lo"
-    lab("run", "-e", "env", "--", "true", env={"ENVKIT_NET": "wifi"}).fails(125, "ENVKIT_NET", "'wifi' is no network")
+    lab("run", "-e", "env", "--", "true", env={"ENVKIT_NET": "wifi"}).fails(125, "ENVKIT_NET must be one of")
     lab("run", "-e", "env", "--", "true", env={"ENVKIT_ROOT": "relative"}).fails(125, "must be an absolute path")
-    lab("info", "env", env={"ENVKIT_OWNER": "a/b"}).fails(2, "invalid owner 'a/b'")
+    lab("info", "env", env={"ENVKIT_OWNER": "a/b"}).fails(2, "ENVKIT_OWNER must be a name")
 
 
 def test_a_root_where_the_overlay_cannot_be_is_told(lab, disk):

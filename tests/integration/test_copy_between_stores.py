@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 from commandline import Envkit
-from s3_support import s3, s3_variables, variables  # noqa: F401  # a fixture
+from s3_support import s3_variables, variables
 from stored_support import Lab
 
 from envkit.drivers.crash import POINTS
@@ -164,7 +164,7 @@ def test_a_store_that_cannot_be_reached_is_named_without_secrets(pair):
     assert pair.versions() == []
 
 
-def test_a_bucket_is_asked_before_a_pack_is_sent_again(s3, monkeypatch):  # noqa: F811
+def test_a_bucket_is_asked_before_a_pack_is_sent_again(s3, monkeypatch):
     store = s3.open(s3.new_url())
     data = noise(1, 1 << 20)
     assert store.put_if_absent("packs/aa/big", data) is True

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "envkit"
 LAYERS = {
     "errors": set(),
     "model": {"errors"},
-    "config": {"model", "errors"},
+    "config": {"drivers", "model", "errors"},
     "drivers": {"model", "errors"},
     "overlay": {"drivers", "model", "errors"},
     "sanitize": {"drivers", "model", "errors"},
@@ -31,6 +31,8 @@ HOMES = {
     "subprocess": ("drivers/process.py",),
     "ctypes": ("drivers",),
     "sqlite3": ("store",),
+    "obstore": ("store/bucket.py", "store/connect.py", "store/credentials.py"),
+    "boto3": ("store/credentials.py",),
     "pyfastcdc": ("content",),
     "zstandard": ("content",),
 }

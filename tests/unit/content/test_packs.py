@@ -293,7 +293,10 @@ def test_who_is_interrupted_does_not_wait_for_a_store_that_does_not_answer(monke
     monkeypatch.setattr(pack, "_PATIENCE", 0.05)
     answer = threading.Event()
     try:
-        with pytest.raises(KeyboardInterrupt), PackWriter(lambda digest, frames: answer.wait(60), target=5000) as writer:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            PackWriter(lambda digest, frames: answer.wait(60), target=5000) as writer,
+        ):
             for plain in random_chunks(20):
                 writer.add(plain)
             raise KeyboardInterrupt
