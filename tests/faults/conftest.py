@@ -1,0 +1,32 @@
+"""What the harnesses need: a disk, a process that forks command lines, and the roots of the integration tests."""
+
+import os
+import shutil
+
+import pytest
+from integration.conftest import disk, envkit, new_root, shared, tiny, tiny_root  # noqa: F401  # fixtures
+from torture_support import Zygote
+
+
+@pytest.fixture(scope="session")
+def zygote(disk):  # noqa: F811
+    """Forks command lines; see `Zygote`."""
+    with Zygote(f"{disk}/zygote") as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def strace_here(pytestconfig):
+    """strace can be used; nothing else can make a system call fail."""
+    if shutil.which("strace") is None:
+        if os.environ.get("CI") or pytestconfig.getoption("--no-skip-gated"):
+            pytest.fail("cannot run here, and must not be skipped: strace is not installed", pytrace=False)
+        pytest.skip("strace is not installed")
+
+
+@pytest.fixture
+def scratch(disk, request):  # noqa: F811
+    """A directory on the disk for one test."""
+    path = f"{disk}/{request.node.name.replace('/', '-').replace(':', '-')}"
+    os.mkdir(path)
+    return path
