@@ -200,6 +200,7 @@ class World:
         self.actors = []
         self.indexes = [Index(), Index()]
         self.acknowledged = {}
+        self.restored = set()
         self.mistakes = []
         self.collections = []
         self.reused = 0
@@ -325,7 +326,7 @@ class World:
                     raise Lost(f"{env}@{number} is there{' (deleted)' * bool(deleted)}, but not {', '.join(missing)}")
 
     def _deleted(self, env, number):
-        """Return when a version was deleted, or None."""
+        """Return when a version was deleted, or None; what was brought back counts when that was acknowledged."""
         prefix = f"{layout.versions_prefix(env)}"
         keys = tuple(sorted(key for key in self.objects if key.startswith(prefix)))
         tombstone = _tombstones(self, keys).get(number)
@@ -352,12 +353,14 @@ _histories = {}
 
 def _tombstones(world, keys):
     """Return the key of the tombstone of each deleted version, from the records themselves."""
-    texts = tuple(world.objects[key][0] for key in keys)
+    ours = frozenset(world.restored.intersection(keys))
+    texts = (ours, *(world.objects[key][0] for key in keys))
     if texts not in _histories:
         if len(_histories) > 10_000:
             _histories.clear()
-        records = [version_from_json(text, where=key) for key, text in zip(keys, texts, strict=True)]
-        history = History(records)
+        records = [version_from_json(text, where=key) for key, text in zip(keys, texts[1:], strict=True)]
+        told = [r for r in records if not r.restores or layout.version_key(r.env, r.number) in ours]
+        history = History(told)
         _histories[texts] = {
             number: layout.version_key(tombstone.env, tombstone.number)
             for number in history.deleted
@@ -438,7 +441,8 @@ def _undelete(world, env, number, actor):
         version = versions.load(actor.store, env, number)
         writer.check_alive(version)
         draft = Version(env=env, number=1, kind=VersionKind.RESTORE, restores=(number,))
-        writer.publish(draft, expected=None)
+        record = writer.publish(draft, expected=None)
+    world.restored.add(layout.version_key(record.env, record.number))
     world.acknowledge(version)
 
 

@@ -169,7 +169,10 @@ class Writer:
 
     def _bury(self, version: Version) -> None:
         """Delete what was just published, or restored, so that nobody runs it."""
-        dead = version.restores or (version.number,)
+        live = versions.read_history(self.store, version.env).live
+        dead = [number for number in version.restores or (version.number,) if number in live]
+        if not dead:  # not even records are left
+            return
         with suppress(NotFound):  # somebody else has deleted it
             versions.delete(
                 self.store,

@@ -50,7 +50,7 @@ def store_layer(
             return _store(context, writer, index, entries, read, unchanged)
         except PacksMissing as error:
             # Usual after a collection: this machine's notes still name what it deleted.
-            logger.warning("storing again what %d packs held that are not in the store any more", len(error.digests))
+            logger.warning("storing again what %d packs of the store had that are gone", len(error.digests))
             index.forget(bytes.fromhex(digest) for digest in error.digests)
             return _store(context, writer, index, entries, read, NOTHING)
 
@@ -68,7 +68,7 @@ def _store(
     sent = Sent()
     with (
         remains(sent.told),
-        context.progress.step("reading and packing", total=total, unit="bytes") as step,
+        context.progress.step("packing", total=total, unit="bytes") as step,
         context.progress.step("storing", unit="bytes") as upload,
         PackWriter(_putter(store, sent, upload), known=_finder(writer, index), epoch=writer.epoch) as packs,
     ):

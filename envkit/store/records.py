@@ -10,6 +10,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 
+from envkit.errors import Damaged
+from envkit.model.version import version_from_json
 from envkit.store.base import Status, Store
 from envkit.store.layout import version_of
 
@@ -35,7 +37,7 @@ class RecordCopies(Store):
         data = _read(path, listed) if listed.size <= limit else None
         if data is None:
             data = self._store.get(key, limit=limit)
-            if len(data) == listed.size:
+            if len(data) == listed.size and _is_whole(key, data):
                 _write(path, listed, data)
         return data
 
@@ -62,6 +64,15 @@ class RecordCopies(Store):
             if version_of(key) is not None:
                 self._listed[key] = status
             yield key, status
+
+
+def _is_whole(key: str, data: bytes) -> bool:
+    """Tell whether this is the record that the key says; what was damaged on its way must not be kept."""
+    try:
+        version = version_from_json(data, where=key)
+    except Damaged:
+        return False
+    return (version.env, version.number) == version_of(key)
 
 
 def _read(path: str, listed: Status) -> bytes | None:

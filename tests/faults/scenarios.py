@@ -1,6 +1,8 @@
 """Which command each area of faults runs, and which crash points belong to it."""
 
+import json
 import os
+import re
 import shutil
 import time
 
@@ -320,6 +322,45 @@ class Repairing(Scenario):
             return file.read()
 
 
+class Beginning(Scenario):
+    """`envkit store init` of a new directory."""
+
+    def __init__(self, world):
+        super().__init__(world)
+        self._number = 0
+
+    def prepare(self):
+        """Take another directory."""
+        self._number += 1
+        self._place = f"{self.world.directory}/new/{self._number}"
+        self.world.stores = [self._place]
+        return self.begin("store", "init", self._place)
+
+    def settle(self, outcome, *, tidy=False):
+        """It is a store, or what a store begins as."""
+        del tidy
+        if outcome.code > 0:
+            clear(outcome)
+        if outcome.code == 0 or os.path.exists(f"{self._place}/format.json"):
+            self._is_store()
+
+    def again(self):
+        """It is a store, and whoever makes it again does no harm."""
+        for _ in range(2):
+            self.repeated()
+            before = self._is_store()
+        if self._is_store() != before:
+            raise Violation("wrong", "another call made another store of it")
+        self.world.run("--store", self._place, "list", "--json").ok()
+
+    def _is_store(self):
+        with open(f"{self._place}/format.json", "rb") as file:
+            document = json.load(file)
+        if document["format"] != 1 or not re.fullmatch("[0-9a-f]{32}", document["id"]):
+            raise Violation("wrong", f"format.json says {document}")
+        return document["id"]
+
+
 _GC = ("gc", "--grace", "1d")
 
 AREAS = {
@@ -328,6 +369,7 @@ AREAS = {
     "rename": Renaming,
     "squash": Squashing,
     "gc": Collecting,
+    "init": Beginning,
     "repair": Repairing,
 }
 """Area to a function that makes its scenario in a world."""

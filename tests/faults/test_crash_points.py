@@ -15,7 +15,7 @@ def test_every_crash_point_has_a_scenario():
     assert sorted(point for area in AREAS for point in points(area)) == sorted(POINTS)
 
 
-@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize("area", [area for area in AREAS if points(area)])
 def test_a_kill_leaves_the_old_state_or_the_new(zygote, scratch, area):
     campaign = Campaign(scratch, zygote, AREAS[area], seed=SEED)
     tally, missed = Tally(), []
@@ -24,6 +24,7 @@ def test_a_kill_leaves_the_old_state_or_the_new(zygote, scratch, area):
             missed.append(point)
         elif point in OFTEN:
             campaign.crash(f"{point}@2", tally)
+    campaign.scenario().world.run("verify", "--data").ok()
     print(f"{area}: {tally}")  # noqa: T201
     assert [told(violation) for violation in tally.violations] == []
     assert missed == [], "the scenario never comes to these points"

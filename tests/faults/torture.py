@@ -31,6 +31,7 @@ def main():
     areas = [*AREAS, "http"]
     parser.add_argument("--area", choices=areas, action="append", help="what is broken; everything by default")
     parser.add_argument("--operation", choices=OPERATIONS, action="append", help="of the area http; all by default")
+    parser.add_argument("--fault", choices=FAULTS, action="append", help="of the area http; all by default")
     parser.add_argument("--kind", choices=("crash", "kill", "error"), action="append", help="of faults on this machine")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--count", type=int, default=6, help="faults in each class")
@@ -97,7 +98,7 @@ def http_faults(area, directory, zygote, options):
         with FaultProxy(host, int(port), seed=options.seed) as proxy:
             bucket, made, used = None, {}, 0
             operations = options.operation or OPERATIONS
-            for fault in FAULTS:
+            for fault in options.fault or FAULTS:
                 tally = Tally()
                 for operation in operations:
                     for _ in range(_ALL_PLACES if options.all else max(1, options.count // len(operations))):

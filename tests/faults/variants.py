@@ -21,7 +21,7 @@ def _small_packs():
 
 
 def _impatient():
-    """A bucket's server is waited for 5 seconds in all rather than a minute."""
+    """A bucket's server is waited for 4 seconds in all rather than a minute."""
     from envkit.store.bucket import Patience
 
     Patience._defaults.update(tries=5, total=4.0, request=3.0, stall=1.0, connect=2.0, pause=0.02, longest_pause=0.3)

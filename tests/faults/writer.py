@@ -75,7 +75,7 @@ def main():
             sys.stdin.readline()
 
             def play(writer, number=number):
-                barrier.wait(60)
+                barrier.wait(300)
                 return writer.publish(number)
 
             won = list(pool.map(play, writers))

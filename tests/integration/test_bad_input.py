@@ -272,7 +272,7 @@ def test_a_save_stores_again_what_the_store_has_lost(lab):
         with contextlib.ExitStack() as changes:
             for pack in _packs(lab, "env"):
                 changes.enter_context(_changed(pack, lambda _: None))
-            assert "lost 1 of the packs" in lab("save", "twin").stderr
+            assert "storing again what 1 packs of the store had" in lab("save", "twin").stderr
             _forget(lab)
             assert lab("run", "-e", "twin", "--", "cat", "/opt/blob").out == data
             lab.sh("env", "cat /opt/blob").fails(125, "has no object packs/")

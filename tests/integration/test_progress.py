@@ -33,12 +33,12 @@ def test_a_program_reads_progress_on_standard_error_and_the_result_on_standard_o
     assert json.loads(outcome.ok())["version"] == f"lab/{large}@1"
     events = _events(outcome)
     assert {event["event"] for event in events} == {"progress", "done"}
-    storing = [event for event in events if event["step"] == "storing"]
-    assert storing[0] == storing[0] | {"event": "progress", "done": 0, "unit": "bytes", "seconds": 0.0, "rate": 0}
-    assert storing[-1]["event"] == "done"
-    assert storing[-1]["done"] == storing[-1]["total"] >= SIZE
-    assert [event["done"] for event in storing] == sorted(event["done"] for event in storing)
-    for before, after in itertools.pairwise(storing[:-1]):
+    packing = [event for event in events if event["step"] == "packing"]
+    assert packing[0] == packing[0] | {"event": "progress", "done": 0, "unit": "bytes", "seconds": 0.0, "rate": 0}
+    assert packing[-1]["event"] == "done"
+    assert packing[-1]["done"] == packing[-1]["total"] >= SIZE
+    assert [event["done"] for event in packing] == sorted(event["done"] for event in packing)
+    for before, after in itertools.pairwise(packing[:-1]):
         assert after["seconds"] - before["seconds"] >= 0.5
     ended = [event["step"] for event in events if event["event"] == "done"]
     begun = {event["step"] for event in events if event["event"] == "progress"}
@@ -55,14 +55,14 @@ def test_without_a_terminal_nobody_is_told(envkit, large):
 @pytest.mark.parametrize("columns", [50, 101])
 def test_a_terminal_shows_how_far_it_is_and_only_the_result_in_the_end(envkit, large, columns):
     with Terminal(envkit, "save", large, columns=columns) as terminal:
-        before = terminal.expect("storing ")
+        before = terminal.expect("packing ")
         shown = terminal.expect(" left")
         assert terminal.end() == 0
         after = terminal.seen.decode()
     assert "MB of 300 MB" in shown
     assert "MB/s" in shown
     assert "\x1b[?25l" not in before + shown + after
-    lines = screen(f"{before}storing {shown} left{after}")
+    lines = screen(f"{before}packing {shown} left{after}")
     # What is wider than the terminal goes on in its next line by itself.
     assert lines[0].startswith(f"saved lab/{large}@1: ")
     assert lines[1:] == [f"lab/{large}@1"]

@@ -369,10 +369,10 @@ def test_a_killed_save_leaves_the_old_state_or_the_new_and_the_next_one_works(en
         known = [1]
         seen = set()
         for step in range(5):
-            script = f"echo {step} >/opt/round; head -c 8000000 /dev/urandom >/opt/blob; sha256sum /opt/blob >/opt/sum"
+            script = f"echo {step} >/opt/round; head -c 60000000 /dev/urandom >/opt/blob; sha256sum /opt/blob >/opt/sum"
             envkit.inside(name, script).ok()
             with envkit.start("save", name) as process:
-                time.sleep(0.2 + 0.08 * step)
+                time.sleep(0.1 + 0.1 * step)
                 process.kill()
             seen.add(process.returncode)
             versions = _versions(envkit, name)

@@ -308,6 +308,7 @@ def test_status_tells_what_has_changed(envkit, keeper):
         "files": 0,
         "bytes": 0,
         "saved": None,
+        "saved_as": None,
         "unsaved": False,
     }
     envkit.inside(keeper, "head -c 1000000 /dev/zero >/opt/big; echo x >/opt/small; rm /usr/share/old").ok()

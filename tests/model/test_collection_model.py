@@ -18,7 +18,7 @@ from envkit.services.publishing import DataCollected
 from envkit.store import epochs
 from envkit.store.leases import LeaseLost
 
-EXAMPLES = int(os.environ.get("ENVKIT_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("ENVKIT_MODEL_EXAMPLES", "100"))
 A, B = name("a"), name("b")
 _ENVS = st.sampled_from((A, B))
 _TEXTS = st.sampled_from(("x", "y", "xy", "xz", "yz", "xyz"))
@@ -32,6 +32,16 @@ _PLACES = st.sampled_from(
 _MOST = 5
 
 
+def _prepare(world):
+    """Leave a pack of the text x that is old and that nothing needs; both machines know of it."""
+    world.run(world.writer(A, "x"))
+    world.run(world.deletion(A, 1))
+    world.pass_time(8 * DAY)
+    (tree,) = (key for key in world.objects if key.startswith("trees/"))
+    for index in world.indexes:
+        index.learn(tree[-64:], treefile.decode_chunks(world.objects[tree][0], tree[-64:]))
+
+
 class Store(RuleBasedStateMachine):
     """Anything may happen, in any order."""
 
@@ -41,6 +51,7 @@ class Store(RuleBasedStateMachine):
         super().__init__()
         self.broken = type(self).breaking()
         self.world = World().__enter__()
+        _prepare(self.world)
         self.broken.__enter__()
 
     def teardown(self):
@@ -183,14 +194,9 @@ _epoch_too_early = _without(publishing, "writing", _epoch_read_before_the_lease)
 
 @pytest.fixture
 def world():
-    """A store with a pack of the text x that is old and that nothing needs; both machines know of it."""
+    """A store that is prepared."""
     with World() as world:
-        world.run(world.writer(A, "x"))
-        world.run(world.deletion(A, 1))
-        world.pass_time(8 * DAY)
-        (tree,) = (key for key in world.objects if key.startswith("trees/"))
-        for index in world.indexes:
-            index.learn(tree[-64:], treefile.decode_chunks(world.objects[tree][0], tree[-64:]))
+        _prepare(world)
         yield world
 
 
@@ -367,6 +373,21 @@ def test_undeleting_that_began_before_the_collection_wins(world):
     assert early.failure is None
     assert world.live() == [(A, 1)]
     assert world.collections[-1].spared == 3
+
+
+def test_undeleting_that_wakes_too_late_is_taken_back(world):
+    late = world.restoration(A, 1)
+    assert world.run_until(late, "put", "envs/")
+    away = {"asleep": [late]}
+    world.pass_time(13 * HOUR, **away)
+    world.run(world.collection())
+    world.pass_time(5 * HOUR, **away)
+    world.run(world.collection())
+    assert world.collections[-1].deleted.versions == 1
+    world.run(late)
+    assert isinstance(late.failure, LeaseLost)
+    assert world.live() == []
+    assert "envs/lab/a/00000001.json" not in world.objects
 
 
 def test_the_search_finds_what_a_trusted_hint_loses():

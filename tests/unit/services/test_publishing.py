@@ -246,6 +246,31 @@ def test_versions_that_were_brought_back_without_their_data_are_buried_again(lab
     assert versions.latest(lab.store, SCI) is None
 
 
+def test_of_versions_that_were_brought_back_those_with_a_record_are_buried_again(lab, monkeypatch):
+    for text in (b"1", b"2"):
+        lab.save("sci", {"a": text * 1000})
+    for number in (1, 2):
+        lab.delete(versions.load(lab.store, SCI, number))
+    restore = Version(env=SCI, number=1, kind=VersionKind.RESTORE, restores=(1, 2))
+    put = versions.publish
+    with writing(lab.context) as writer:
+        for number in (1, 2):
+            writer.check_alive(versions.load(lab.store, SCI, number))
+
+        def publish(*args, **more):
+            monkeypatch.setattr(versions, "publish", put)
+            _expire(lab)
+            for key in [*lab.store.list("packs/"), layout.version_key(SCI, 1)]:
+                lab.store.delete(key)
+            return put(*args, **more)
+
+        monkeypatch.setattr(versions, "publish", publish)
+        with pytest.raises(LeaseLost):
+            writer.publish(restore, expected=None)
+    assert versions.latest(lab.store, SCI) is None
+    assert versions.load(lab.store, SCI, 6).deletes == (2,)
+
+
 def test_a_damaged_record_of_a_collection_is_told_to_writers(lab):
     lab.store.put_if_absent("gc/00000001.condemned", b"garbage")
     with pytest.raises(Damaged, match=r"gc/00000001\.condemned in the store"), writing(lab.context):
