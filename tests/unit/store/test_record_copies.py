@@ -2,6 +2,7 @@
 
 import pytest
 
+from envkit.errors import Damaged
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.version import LayerRef, Version, VersionKind
 from envkit.store import versions
@@ -115,3 +116,23 @@ def test_a_limit_holds_for_copies_too(fresh):
     resolve(store, "sci")
     with pytest.raises(Exception, match="more than the 5 that it may have"):
         store.get(KEY, limit=5)
+
+
+@pytest.mark.parametrize("wrong", ["flipped", "another"])
+def test_a_record_that_is_damaged_on_its_way_is_not_kept(fresh, place, wrong):
+    for message in ("a", "b"):
+        publish(fresh(), message=message)
+    other = DirectoryStore(str(place / "store")).get(KEY.replace("01", "02"), limit=1 << 20)
+    store = fresh()
+    usual = store._store._get
+
+    def damaged(key, limit):
+        data = usual(key, limit)
+        return other if wrong == "another" else data.replace(b'"a"', b'"c"')
+
+    store._store._get = damaged
+    with pytest.raises(Damaged):
+        resolve(store, "sci@1")
+    store._store._get = usual
+    assert resolve(store, "sci@1").message == "a"
+    assert resolve(fresh(), "sci@1").message == "a"
