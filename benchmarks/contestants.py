@@ -37,7 +37,8 @@ def need(*programs: str) -> None:
 def end_in_order() -> None:
     """Have SIGTERM and SIGHUP end this process through its `finally` clauses: they stop servers and sessions."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
 def run(*argv: str, environment: dict[str, str] | None = None) -> str:

@@ -6,7 +6,7 @@ a guess would delete data.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from envkit.content import treefile
@@ -14,7 +14,7 @@ from envkit.drivers.errors import KernelRefused
 from envkit.drivers.files import read_bounded
 from envkit.errors import Damaged, NotFound
 from envkit.model.history import History
-from envkit.model.ids import EnvName
+from envkit.model.ids import MAX_VERSION, EnvName
 from envkit.model.tree import Chunk
 from envkit.model.version import Version
 from envkit.services.context import Context
@@ -27,6 +27,8 @@ from envkit.store.parallel import each
 
 YOUNG = 24 * 3600.0
 """Seconds for which nothing is condemned that was just written: a save under way should not have to begin again."""
+
+_WIDE = 1000
 
 
 class CollectionStopped(Damaged):
@@ -77,6 +79,8 @@ class Marker:
         histories = self._histories(listed)
         trees = self._addressed(layout.TREES, layout.tree_of)
         packs = self._addressed(layout.PACKS, layout.pack_of)
+        if trees and not histories:
+            raise CollectionStopped(Damaged(f"the store {self._store.url} lists trees, but no version of anything"))
         self._listed = frozenset(trees)
         live, kept, dead = _sorted_versions(histories, listed, now - grace)
         young = {digest for digest, status in trees.items() if now - status.modified < YOUNG}
@@ -102,8 +106,18 @@ class Marker:
         while True:
             listed = dict(self._store.list_status(layout.ENVIRONMENTS))
             if listed.keys() <= seen.keys():
-                return seen
+                return self._with_unlisted(seen)
             seen |= listed
+
+    def _with_unlisted(self, listed: dict[str, Status]) -> dict[str, Status]:
+        """Add the records that a listing left out: in the gaps of an environment's numbers, and behind the last one."""
+        numbers: dict[EnvName, list[int]] = {}
+        for env, number in filter(None, map(layout.version_of, listed)):
+            numbers.setdefault(env, []).append(number)
+        asked = [layout.version_key(env, number) for env, taken in numbers.items() for number in _untaken(taken)]
+        there = zip(asked, each(self._store.status, asked), strict=True)
+        found = {key: status for key, status in there if status is not None}
+        return self._with_unlisted(listed | found) if found else listed
 
     def _addressed(self, prefix: str, digest_of: Callable[[str], str | None]) -> dict[str, Status]:
         found = ((digest_of(key), status) for key, status in self._store.list_status(prefix))
@@ -164,6 +178,17 @@ class Marker:
             return None if data is None else treefile.decode_chunks(data, digest)
         except (Damaged, KernelRefused):
             return None
+
+
+def _untaken(numbers: Iterable[int]) -> Iterator[int]:
+    """Yield the numbers in the gaps of some, of a wide gap only the ends, and the one behind the last."""
+    before = 0
+    for number in sorted(numbers):
+        gap = range(before + 1, number)
+        yield from gap if len(gap) <= _WIDE else (gap[0], gap[-1])
+        before = number
+    if before < MAX_VERSION:
+        yield before + 1
 
 
 def _sorted_versions(

@@ -9,6 +9,7 @@ from aging import DAY, HOUR, MINUTE, age
 from stored_support import Lab
 
 from envkit.errors import EXIT_DAMAGED, EXIT_UNAVAILABLE
+from envkit.model.ids import EnvName
 from envkit.model.version import Version, VersionKind
 from envkit.services import collecting
 from envkit.services.collecting import ClockRefused, CollectionOvertaken, collected_json
@@ -88,6 +89,7 @@ def test_what_was_deleted_lately_can_be_brought_back(lab):
 
 
 def test_what_is_young_is_left_alone(lab):
+    lab.save("kept", {"a": noise("a")})
     lab.layer({"x": noise("an unfinished save")})
     assert collect(lab, grace=0).condemned.objects == 0
     age(lab.store_path, 23 * HOUR)
@@ -97,12 +99,44 @@ def test_what_is_young_is_left_alone(lab):
 
 
 def test_a_young_tree_keeps_its_old_packs(lab):
+    lab.save("kept", {"a": noise("a")})
     shared = noise("shared")
     lab.layer({"x": shared})
     age(lab.store_path, 30 * DAY)
     lab.layer({"y": shared})
     condemned = collect(lab).condemned
     assert (condemned.trees, condemned.packs) == (1, 0)
+
+
+@pytest.mark.parametrize("left_out", [(2,), (3,), (4,), (2, 3), (3, 4), (2, 3, 4)])
+def test_records_that_the_listings_leave_out_are_found_by_their_numbers(lab, monkeypatch, left_out):
+    for number in range(4):
+        lab.save("sci", {"x": noise(str(number))})
+    hidden = {layout.version_key(EnvName(owner="lab", name="sci"), number) for number in left_out}
+    everything = type(lab.store)._list_status
+
+    def partly(store, prefix):
+        return (found for found in everything(store, prefix) if found[0] not in hidden)
+
+    monkeypatch.setattr(type(lab.store), "_list_status", partly)
+    first, second = collect_all(lab)
+    assert first.condemned.objects == 0
+    assert second.condemned.objects == 0
+    monkeypatch.undo()
+    assert verify(lab.fresh_context(), data=True).damages == []
+
+
+def test_a_store_that_lists_no_versions_at_all_is_not_collected(lab, monkeypatch):
+    lab.save("sci", {"x": noise("x")})
+    everything = type(lab.store)._list_status
+    monkeypatch.setattr(
+        type(lab.store),
+        "_list_status",
+        lambda store, prefix: iter(()) if prefix == layout.ENVIRONMENTS else everything(store, prefix),
+    )
+    age(lab.store_path, 8 * DAY)
+    with pytest.raises(CollectionStopped, match="lists trees, but no version of anything"):
+        collect(lab)
 
 
 def test_a_dry_run_changes_nothing(lab):
