@@ -289,13 +289,20 @@ def _remove_leftovers(folder: int, before: float) -> int:
     removed = 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                child = os.open(entry.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-                try:
-                    removed += _remove_leftovers(child, before)
-                finally:
-                    os.close(child)
-            elif entry.name.startswith(_TEMPORARY) and entry.stat(follow_symlinks=False).st_mtime < before:
-                os.unlink(entry.name, dir_fd=folder)
-                removed += 1
+            # Writers are at work meanwhile: what was listed may have got its name, and lost this one.
+            with suppress(FileNotFoundError):
+                removed += _remove_leftover(folder, entry, before)
     return removed
+
+
+def _remove_leftover(folder: int, entry: "os.DirEntry[str]", before: float) -> int:
+    if entry.is_dir(follow_symlinks=False):
+        child = os.open(entry.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            return _remove_leftovers(child, before)
+        finally:
+            os.close(child)
+    if not entry.name.startswith(_TEMPORARY) or entry.stat(follow_symlinks=False).st_mtime >= before:
+        return 0
+    os.unlink(entry.name, dir_fd=folder)
+    return 1

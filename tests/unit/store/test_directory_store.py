@@ -1,5 +1,6 @@
 """The store in a directory: what it does to the disk, in which order, and what is left when something fails."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -174,6 +175,28 @@ def test_leftovers_are_removed_by_age_and_nothing_else_is(tmp_path, store):
     os.utime(tmp_path / KEY, (0, 0))
     assert store.remove_leftovers(older_than=3600) == 1
     assert files_below(tmp_path) == ["packs/ab/object", "packs/ab/~tmp.young"]
+
+
+def test_leftovers_that_vanish_while_they_are_looked_at_are_passed_over(tmp_path, monkeypatch, store):
+    store.put_if_absent(KEY, b"bytes")
+    for name in ("packs/ab/~tmp.0", "packs/ab/~tmp.1", "packs/ab/~tmp.2"):
+        (tmp_path / name).write_bytes(b"half")
+    real = os.scandir
+
+    @contextlib.contextmanager
+    def scandir(folder):
+        with real(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        # Its writer gives the first one its name, and removes this one, between the listing and the look at it.
+        for entry in listed:
+            if entry.name == "~tmp.0":
+                os.unlink(entry.name, dir_fd=folder)
+        yield iter(listed)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.remove_leftovers(older_than=-1) == 2
+    monkeypatch.undo()
+    assert files_below(tmp_path) == [KEY]
 
 
 def test_a_repeated_nfs_request_that_hears_exists_about_its_own_link_has_won(tmp_path, monkeypatch, store):
