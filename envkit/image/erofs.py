@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from envkit.image import erofs_format as fmt
-from envkit.image.blockmap import BlockMap
+from envkit.model.blockmap import BlockMap
 from envkit.image.errors import BrokenTree, ErofsLimit
 from envkit.image.rules import check_entry, check_name, checked_segments, root_of
 from envkit.model.tree import Chunk, Entry, Kind, Tree

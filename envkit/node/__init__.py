@@ -1,1 +1,1 @@
-"""What runs on a node: layer cache, mounted stacks, containers."""
+"""What runs on a node: mounted stacks, containers."""

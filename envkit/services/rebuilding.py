@@ -15,7 +15,7 @@ from envkit.drivers.errors import KernelRefused
 from envkit.drivers.files import read_bounded
 from envkit.errors import Damaged, EnvkitError
 from envkit.image import erofs
-from envkit.image.blockmap import Extent
+from envkit.model.blockmap import Extent
 from envkit.model.tree import Chunk, Tree
 from envkit.model.version import MAX_VERSION_BYTES, version_from_json
 from envkit.services.context import Context

@@ -20,7 +20,9 @@ LAYERS = {
     "store": {"drivers", "model", "errors"},
     "image": {"drivers", "model", "errors"},
     "node": {"drivers", "model", "errors"},
+    "cache": {"drivers", "model", "errors"},
 }
+LAYERS["ondemand"] = {*LAYERS}
 LAYERS["services"] = {*LAYERS}
 LAYERS["cli"] = {"services", "config", "model", "errors"}
 

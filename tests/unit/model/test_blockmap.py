@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envkit.image.blockmap import BlockMap, Extent
+from envkit.model.blockmap import BlockMap, Extent
 
 
 def block_map(*extents):

@@ -1,0 +1,1 @@
+"""The image server: a process that gives the kernel the blocks of layers as they are asked for."""
