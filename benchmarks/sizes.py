@@ -115,7 +115,10 @@ def _store(directory: Path, scratch: Path, known: dict[bytes, Chunk], way: Way) 
     def put(digest: str, frames: Sequence[bytes]) -> None:
         (scratch / digest).write_bytes(b"".join(frames))
 
-    with scan_upper(str(directory), _SAME_IDS) as scan, PackWriter(put, known=known.get, level=way.level) as packs:
+    def find(digests: Sequence[bytes]) -> dict[bytes, Chunk]:
+        return {digest: known[digest] for digest in digests if digest in known}
+
+    with scan_upper(str(directory), _SAME_IDS) as scan, PackWriter(put, known=find, level=way.level) as packs:
         files = ((entry, scan.open(entry) if entry.size else ()) for entry in scan.entries)
         segmented = list(chunk_files(files, packs.add, sizes=scaled(way.average)))
         packed = packs.finish()

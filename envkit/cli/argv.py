@@ -33,14 +33,17 @@ def read_run(argv: Sequence[str]) -> tuple[dict[str, str | None], Values, tuple[
 def _read_options(argv: Sequence[str], options: Sequence[Option]) -> tuple[Values, list[str]] | None:
     """Read options up to the first other word (kept); None where one is not plain."""
     by_flag = {flag: option for option in options for flag in option.flags}
-    values: Values = {option.key: [] if option.multiple else None for option in options}
+    values: Values = {option.key: _initial(option) for option in options}
     words = list(argv)
     while words and words[0].startswith("-") and words[0] != "--":
         word = words.pop(0)
         flag, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
         option = by_flag.get(flag)
-        if option is None or option.metavar is None:
+        if option is None or (option.metavar is None and equals):
             return None
+        if option.metavar is None:
+            values[option.key] = True
+            continue
         if not equals:
             if not words:
                 return None
@@ -53,3 +56,10 @@ def _read_options(argv: Sequence[str], options: Sequence[Option]) -> tuple[Value
         else:
             values[option.key] = value
     return values, words
+
+
+def _initial(option: Option) -> object:
+    """Return the value of an option that is not given."""
+    if option.multiple:
+        return []
+    return False if option.metavar is None else None

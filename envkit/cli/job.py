@@ -39,7 +39,15 @@ def job_from(values: Mapping[str, object], command: Sequence[str]) -> Job:
         memory=None if memory is None else parse_size(memory),
         timeout=None if timeout is None else _positive("--timeout", timeout),
         as_root=user == "root",
+        fetch=_fetch(values),
+        start_pack=not values.get("no_start_pack"),
     )
+
+
+def _fetch(values: Mapping[str, object]) -> str:
+    if values.get("eager") and values.get("offline"):
+        raise InvalidInput("--eager and --offline contradict each other", resolution="give one of them")
+    return "eager" if values.get("eager") else "offline" if values.get("offline") else ""
 
 
 def _text(values: Mapping[str, object], key: str) -> str | None:
@@ -71,7 +79,12 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
     from envkit.services.run import run
 
     with run_failures():
-        return run(Context(config, progress()), job_from(values, command))
+        outcome = run(Context(config, progress()), job_from(values, command))
+    if values.get("stats"):
+        from envkit.cli.costs import show_costs
+
+        show_costs(outcome.cost, as_json=bool(values.get("json")))
+    return outcome.code
 
 
 @contextlib.contextmanager

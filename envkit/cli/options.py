@@ -55,4 +55,9 @@ JOB = (
     Option(flags=("--memory",), key="memory", metavar="SIZE", help="At most so much memory, as in 512M or 4G."),
     Option(flags=("--timeout",), key="timeout", metavar="SECONDS", help="End the job after so long; exit code 124."),
     Option(flags=("--user",), key="user", metavar="root", help="Run as the container's root instead of as you."),
+    Option(flags=("--eager",), key="eager", help="Fetch all of the environment before it starts, not as it is read."),
+    Option(flags=("--offline",), key="offline", help="Fetch nothing: run only what this node has complete."),
+    Option(flags=("--no-start-pack",), key="no_start_pack", help="Neither use nor make a start pack."),
+    Option(flags=("--stats",), key="stats", help="Say at the end what was fetched, and how long that was waited for."),
+    Option(flags=("--json",), key="json", help="With --stats: as JSON, on standard error."),
 )

@@ -60,7 +60,7 @@ def _profile(name: str, table: object, path: str) -> dict[str, str]:
         if key in table:
             raise InvalidInput(
                 f"{path}: {header}: {key} cannot be set in a profile",
-                resolution=f"open sessions stay where they are; set {key} above the tables, or with --{key}",
+                resolution=f"it is one for the whole machine; set {key} above the tables",
             )
     return _strings(table, PROFILE_KEYS, f"{path}: {header}: ")
 

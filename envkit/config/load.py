@@ -20,6 +20,8 @@ VARIABLES = {
     "ENVKIT_AWS_PROFILE": "aws_profile",
     "ENVKIT_OWNER": "owner",
     "ENVKIT_NET": "net",
+    "ENVKIT_FETCH": "fetch",
+    "ENVKIT_CACHE_QUOTA": "cache_quota",
 }
 """The variables of settings; an empty one says nothing."""
 PROFILE_VARIABLE = "ENVKIT_PROFILE"

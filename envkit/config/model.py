@@ -4,13 +4,17 @@ from envkit.model.paths import DEFAULT_ROOT
 from envkit.model.record import Record
 
 NETWORKS = ("none", "nat", "host")
+FETCH = ("demand", "eager", "offline")
+"""When the content of layers is fetched: as it is read, all of it before a start, never."""
 
 
 class Config(Record):
     """`root` is where envkit keeps state on this machine, `store` a directory or URL ("" is the store below the root).
 
     `endpoint`, `region` and `aws_profile` say where and as whom to reach a store in a bucket; "" leaves it to the
-    variables and files of AWS. `owner` completes names without one; `net` is the network of jobs that ask for none.
+    variables and files of AWS. `owner` completes names without one; `net` is the network of jobs that ask for none,
+    `fetch` when the content of layers is fetched. `cache_quota` is how much of it this machine keeps, a size or a share
+    of the file system.
     `profile` is the profile that was used, `home` the home directory of the user who called envkit, also through
     sudo; both may be "".
     """
@@ -24,4 +28,6 @@ class Config(Record):
     net: str = "none"
     profile: str = ""
     home: str = ""
+    fetch: str = "demand"
+    cache_quota: str = "50%"
     loop: bool = False

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Mapping
 
-from envkit.config.model import NETWORKS
+from envkit.config.model import FETCH, NETWORKS
 from envkit.errors import InvalidInput
 from envkit.model.ids import check_owner
 from envkit.model.record import Record
 
-MACHINE_KEYS = ("root",)
-"""What is one for the whole machine: a profile that moved it would hide the open sessions."""
-PROFILE_KEYS = ("store", "endpoint", "region", "aws_profile", "owner", "net")
+MACHINE_KEYS = ("root", "cache_quota")
+"""What is one for the whole machine: a profile that moved the root would hide the open sessions."""
+PROFILE_KEYS = ("store", "endpoint", "region", "aws_profile", "owner", "net", "fetch")
 DEFAULT_PROFILE = "default_profile"
 PROFILES = "profile"
 FILE_KEYS = (*MACHINE_KEYS, *PROFILE_KEYS, DEFAULT_PROFILE)
@@ -52,8 +52,12 @@ def _problem(key: str, value: str) -> tuple[str, str | None] | None:
         return "has control characters in it", None
     if key == "net" and value not in NETWORKS:
         return f"must be one of {', '.join(NETWORKS)}", None
+    if key == "fetch" and value not in FETCH:
+        return f"must be one of {', '.join(FETCH)}", None
     if key == "root" and not value.startswith("/"):
         return "must be an absolute path", None
+    if key == "cache_quota":
+        return _quota_problem(value)
     if key in ("store", "endpoint") and "@" in value.partition("://")[2].partition("/")[0]:
         return "must not have a user name or password in it", SECRETS_ELSEWHERE
     if not value:
@@ -64,6 +68,20 @@ def _problem(key: str, value: str) -> tuple[str, str | None] | None:
         return "is no name of a region", None
     if key == "owner":
         return _owner_problem(value)
+    return None
+
+
+def _quota_problem(value: str) -> tuple[str, str | None] | None:
+    from envkit.model.amounts import parse_share
+    from envkit.model.job import parse_size
+
+    try:
+        if value.endswith("%"):
+            parse_share(value)
+        else:
+            parse_size(value)
+    except InvalidInput:
+        return "must be a size or a share of the file system, as in 20G or 50%", None
     return None
 
 

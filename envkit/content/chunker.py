@@ -12,7 +12,7 @@ What comes out is the same with a memo or without, but for the chunks of heads.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -307,8 +307,7 @@ def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[memor
             else:
                 pieces.append(memoryview(piece))
                 size += len(piece)
-        # A file in one piece, as most are, is not copied.
-        buffer = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+        buffer = yield from _cut_seam(pieces, cutter, sizes.most)
         done = 0
         # A place to cut depends on no more than `most` bytes from the last one.
         for found in cutter.cut_buf(buffer):
@@ -317,3 +316,21 @@ def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[memor
             done = found.offset + found.length
             yield buffer[found.offset : done]
         rest = buffer[done:]
+
+
+def _cut_seam(pieces: Sequence[memoryview], cutter: FastCDC, most: int) -> Generator[memoryview, None, memoryview]:
+    """Yield the chunks that begin before the last piece; return what follows, which is copied only if it is small."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if not pieces or len(pieces[-1]) < most:
+        return memoryview(b"".join(pieces))
+    *begin, last = pieces
+    length = sum(map(len, begin))
+    seam = memoryview(b"".join((*begin, last[:most])))
+    done = 0
+    for found in cutter.cut_buf(seam):
+        if found.offset >= length:
+            break
+        done = found.offset + found.length
+        yield seam[found.offset : done]
+    return last[done - length :]

@@ -12,7 +12,7 @@ import hashlib
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import local
@@ -37,8 +37,8 @@ Put = Callable[[str, Sequence[bytes]], object]
 """Stores the frames of a pack under its digest in hexadecimal. Called from other threads, several at once."""
 HEADER_SIZE = _HEADER.size
 Plain = bytes | memoryview
-Known = Callable[[bytes], Chunk | None]
-"""Returns where a chunk, given by its digest, lies in the store already."""
+Known = Callable[[Sequence[bytes]], Mapping[bytes, Chunk]]
+"""Returns where those of some chunks, given by their digests, lie that the store has already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +78,16 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Takes chunks one by one; a context manager that ends its threads. Memory is bounded: about 120 MB."""
+    """Takes chunks one by one. Memory is bounded: about 120 MB.
+
+    A context manager that ends its threads: who leaves it without an error has everything stored.
+    """
 
     def __init__(
         self,
         put: Put,
         *,
-        known: Known = lambda digest: None,
+        known: Known = lambda digests: {},
         epoch: int = 0,
         level: int = frame.LEVEL,
         threads: int | None = None,
@@ -103,14 +106,13 @@ class PackWriter:
         self._batched = 0
         self._hashing: deque[Chunk | tuple[list[Plain], Future[list[bytes]]]] = deque()
         self._compressing: deque[tuple[list[_New], Future[list[bytes]]]] = deque()
-        self._uploading: deque[Future[bytes]] = deque()
+        self._uploading: deque[Future[None]] = deque()
         self._rows: list[Chunk | _New] = []
         self._places: dict[bytes, int] = {}
         self._numbers: list[int] = []
         self._added = 0
         self._open = _OpenPack([self._header])
-        self._packs: list[bytes] = []
-        self._sealed = 0
+        self._packs: list[Future[bytes]] = []
         self._stored = 0
 
     def __enter__(self) -> Self:
@@ -119,12 +121,19 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Who was interrupted does not wait for the retries of a store that is out of reach.
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        for pool in (self._pool, self._uploads):
-            pool.shutdown(wait=not interrupted, cancel_futures=True)
-        if interrupted:
-            wait(self._uploading, timeout=_PATIENCE)
+        try:
+            if kind is None:
+                self._collect(0)
+        except BaseException as failure:
+            kind = type(failure)
+            raise
+        finally:
+            # Who was interrupted does not wait for the retries of a store that is out of reach.
+            interrupted = kind is not None and not issubclass(kind, Exception)
+            for pool in (self._pool, self._uploads):
+                pool.shutdown(wait=not interrupted, cancel_futures=True)
+            if interrupted:
+                wait(self._uploading, timeout=_PATIENCE)
 
     def add(self, plain: Plain) -> int:
         """Take a chunk and return its place in the order; errors of earlier chunks come out here, too."""
@@ -145,12 +154,12 @@ class PackWriter:
         return self._added - 1
 
     def finish(self) -> Packed:
-        """Wait until everything is stored."""
+        """Return where everything will be: all packs have their names, but the last ones may still be on their way."""
         self._hand_over()
         self._advance(0)
         self._seal()
-        self._collect(0)
-        chunks = [self._row(row) for row in self._rows]
+        packs = [pack.result() for pack in self._packs]
+        chunks = [row if isinstance(row, Chunk) else _placed(row, packs) for row in self._rows]
         reused: dict[str, int] = {}
         for row in self._rows:
             if isinstance(row, Chunk):
@@ -182,11 +191,12 @@ class PackWriter:
         """Give chunks their rows in the table, and compress those that are new to this writer and to the store."""
         rows: list[_New] = []
         plains: list[Plain] = []
+        known = self._known([digest for digest in digests if digest not in self._places])
         for plain, digest in zip(batch, digests, strict=True):
             place = self._places.get(digest)
             if place is None:
                 place = self._places[digest] = len(self._rows)
-                there = self._known(digest)
+                there = known.get(digest)
                 if there is not None and there.digest == digest and there.size == len(plain):
                     self._rows.append(there)
                 else:
@@ -205,7 +215,7 @@ class PackWriter:
         self._numbers.append(place)
 
     def _append(self, row: _New, data: bytes) -> None:
-        row.pack, row.offset, row.stored = self._sealed, self._open.size, len(data)
+        row.pack, row.offset, row.stored = len(self._packs), self._open.size, len(data)
         self._open.frames.append(data)
         self._open.size += len(data)
         if self._open.size >= self._target:
@@ -215,31 +225,24 @@ class PackWriter:
         """End the open pack and have it stored."""
         if len(self._open.frames) > 1:
             self._collect(_UPLOADS - 1)
-            self._uploading.append(self._uploads.submit(self._upload, self._open.frames))
+            digest = self._pool.submit(_digest, self._open.frames)
+            self._packs.append(digest)
+            self._uploading.append(self._uploads.submit(self._upload, digest, self._open.frames))
             self._stored += self._open.size
-            self._sealed += 1
             self._open = _OpenPack([self._header])
 
     def _collect(self, left: int) -> None:
+        """Wait until at most `left` packs are on their way to the store; errors of the others come out here."""
         while len(self._uploading) > left:
-            self._packs.append(self._uploading.popleft().result())
+            self._uploading.popleft().result()
 
-    def _upload(self, frames: list[bytes]) -> bytes:
-        digest = hashlib.sha256()
-        for data in frames:
-            digest.update(data)
-        self._put(digest.hexdigest(), frames)
-        return digest.digest()
+    def _upload(self, digest: Future[bytes], frames: list[bytes]) -> None:
+        self._put(digest.result().hex(), frames)
 
     def _compress(self, plains: list[Plain]) -> list[bytes]:
         if not hasattr(self._compressors, "own"):
             self._compressors.own = frame.compressor(self._level)
         return [self._compressors.own.compress(plain) for plain in plains]
-
-    def _row(self, row: "Chunk | _New") -> Chunk:
-        if isinstance(row, Chunk):
-            return row
-        return Chunk(row.digest, row.size, self._packs[row.pack], row.offset, row.stored)
 
 
 def header(epoch: int) -> bytes:
@@ -249,3 +252,14 @@ def header(epoch: int) -> bytes:
 
 def _digests(plains: list[Plain]) -> list[bytes]:
     return [hashlib.sha256(plain).digest() for plain in plains]
+
+
+def _digest(frames: list[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for data in frames:
+        digest.update(data)
+    return digest.digest()
+
+
+def _placed(row: _New, packs: Sequence[bytes]) -> Chunk:
+    return Chunk(row.digest, row.size, packs[row.pack], row.offset, row.stored)

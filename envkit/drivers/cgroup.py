@@ -1,6 +1,7 @@
 """Owns what envkit needs to know of control groups, version 1 and 2; LXC makes and fills them."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -13,6 +14,27 @@ ROOT = "/sys/fs/cgroup"
 def is_unified() -> bool:
     """Tell whether this machine has the unified hierarchy only (cgroup v2)."""
     return os.path.exists(f"{ROOT}/cgroup.controllers")
+
+
+def leave(name: str) -> None:
+    """Move this process out of the control groups that it was started in, into one of its own at the top of each
+    hierarchy; `cgroup.kill` and the end of a job there then do not reach it.
+
+    :raises OSError: it stays in one of them.
+    """
+    tops = [ROOT] if is_unified() else [f"{ROOT}/{entry}" for entry in _subdirectories(ROOT)]
+    for top in tops:
+        if not os.path.exists(f"{top}/cgroup.procs"):
+            continue
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{top}/{name}")
+        try:
+            _write(f"{top}/{name}/cgroup.procs", "0")
+        except OSError as error:
+            # A new group of a v1 cpuset takes nobody before it has CPUs; at the top, nobody ends it either.
+            if error.errno != errno.ENOSPC:
+                raise
+            _write(f"{top}/cgroup.procs", "0")
 
 
 def container_groups(name: str) -> list[str]:

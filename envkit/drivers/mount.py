@@ -11,11 +11,15 @@ from envkit.drivers import libc, loop
 from envkit.drivers.errors import KernelRefused
 
 
-def enter_private_namespace() -> None:
-    """Give this process a mount namespace of its own, from which nothing propagates in either direction."""
+def enter_private_namespace(*, follow: bool = False) -> None:
+    """Give this process a mount namespace of its own, from which nothing propagates.
+
+    :param follow: let the host's later mounts and unmounts come through, so that a process that stays for long keeps
+        no disk of the host from being unmounted.
+    """
     try:
         libc.unshare(libc.CLONE_NEWNS)
-        libc.mount(None, "/", None, libc.MS_PRIVATE | libc.MS_REC)
+        libc.mount(None, "/", None, (libc.MS_SLAVE if follow else libc.MS_PRIVATE) | libc.MS_REC)
     except OSError as error:
         raise KernelRefused("create a mount namespace", error, resolution="run as root: sudo envkit ...") from error
 
@@ -36,12 +40,17 @@ def mount_image(image: str, target: str, *, through_loop: bool = False) -> None:
     """
     try:
         if not through_loop:
-            try:
-                libc.mount(image, target, "erofs", libc.MS_RDONLY | libc.MS_NODEV)
-                return
-            except OSError as error:
-                if error.errno != errno.ENOTBLK:
-                    raise
+            # `directio` keeps the pages of the file itself out of memory, where those of what is in it are anyway.
+            for options in ("directio", None):
+                try:
+                    libc.mount(image, target, "erofs", libc.MS_RDONLY | libc.MS_NODEV, options)
+                    return
+                except OSError as error:
+                    if error.errno == errno.EINVAL and options is not None:
+                        continue  # before 6.15
+                    if error.errno != errno.ENOTBLK:
+                        raise
+                    break
         device, path = loop.attach(image)
         try:
             libc.mount(path, target, "erofs", libc.MS_RDONLY | libc.MS_NODEV)

@@ -5,6 +5,7 @@ things lie in an image is decided in `erofs`.
 """
 
 import struct
+from functools import cache
 from itertools import accumulate
 
 BLOCK = 4096
@@ -21,6 +22,8 @@ MAX_XATTR_AREA = 12 + 4 * 0xFFFE
 INODE = struct.Struct("<HHHHQIIIIQII16x")
 """An extended inode: format, attribute count, mode, reserved, size, first block of the data (or 0), number for old
 32-bit programs, uid, gid, mtime in seconds, its nanoseconds, links."""
+_LINKS = struct.Struct("<I")
+_LINKS_OFFSET = 44
 FORMAT_PLAIN = 1 | 0 << 1
 """Extended inode; all data lies in blocks of its own."""
 FORMAT_INLINE = 1 | 2 << 1
@@ -99,10 +102,26 @@ def directory_cuts(names: list[bytes]) -> tuple[list[int], int]:
     return cuts, used
 
 
+def add_link(image: bytearray, position: int) -> None:
+    """Count one more name of the inode at a position."""
+    position += _LINKS_OFFSET
+    _LINKS.pack_into(image, position, _LINKS.unpack_from(image, position)[0] + 1)
+
+
+@cache
+def _dirents(count: int) -> struct.Struct:
+    """Return the form of as many directory entries as a block has: at most 315."""
+    return struct.Struct("<" + "QHBx" * count)
+
+
 def directory_block(names: list[bytes], nids: list[int], types: list[int]) -> bytes:
     """Return one directory block, without padding: the fixed-size entries, then all names.
 
     The kernel finds names by binary search over bytes, in and between blocks, so they come sorted, "." and ".." too.
     """
-    offsets = accumulate(map(len, names), initial=_DIRENT.size * len(names))
-    return b"".join(map(_DIRENT.pack, nids, offsets, types)) + b"".join(names)
+    count = len(names)
+    fields = [0] * (3 * count)
+    fields[::3] = nids
+    fields[1::3] = accumulate(map(len, names[:-1]), initial=_DIRENT.size * count)
+    fields[2::3] = types
+    return _dirents(count).pack(*fields) + b"".join(names)

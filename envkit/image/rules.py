@@ -25,7 +25,7 @@ from envkit.model.xattrs import xattrs_problem
 # `Kind.FILE` is a slow look-up in Python 3.11, ten times the comparison that it is for.
 _DIRECTORY, _FILE, _SYMLINK, _FIFO, _HARDLINK, _WHITEOUT = Kind
 _KINDS = frozenset(Kind)
-_MAX_MTIME_NS = (MAX_MTIME_SECONDS + 1) * 1_000_000_000 - 1
+MAX_MTIME_NS = (MAX_MTIME_SECONDS + 1) * 1_000_000_000 - 1
 
 
 def root_of(tree: Tree) -> Entry:
@@ -63,7 +63,7 @@ def check_entry(entry: Entry) -> None:
         raise BrokenTree(entry.path, "is of an unknown kind")
     if not (0 <= entry.mode <= 0o7777 and 0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
         raise BrokenTree(entry.path, "has an impossible mode or owner")
-    if not 0 <= entry.mtime_ns <= _MAX_MTIME_NS:
+    if not 0 <= entry.mtime_ns <= MAX_MTIME_NS:
         raise BrokenTree(entry.path, "has a time outside 1970 to 2514")
     if kind is not _FILE and (entry.size or entry.segments):
         raise BrokenTree(entry.path, "has content but is no file")
@@ -82,6 +82,15 @@ def check_entry(entry: Entry) -> None:
     )
     if problem:
         raise BrokenTree(entry.path, problem)
+
+
+def check_segments(entry: Entry, chunks: Sequence[Chunk]) -> None:
+    """Check the segments of a file.
+
+    :raises BrokenTree: one of them lies outside its file or its chunk, or overlaps the one before.
+    """
+    for _ in checked_segments(entry, chunks):
+        pass
 
 
 def checked_segments(entry: Entry, chunks: Sequence[Chunk]) -> Iterator[Segment]:

@@ -37,6 +37,7 @@ class Job(Record):
     """One command in an environment. `memory` in bytes, `timeout` in seconds; None means no limit.
 
     `directory` None is the user's home; `as_root` runs as the container's root rather than as the invoking user.
+    `fetch` is one of `config.model.FETCH`, or empty for what is configured; `start_pack`: one may be used and made.
     """
 
     environment: str
@@ -49,6 +50,15 @@ class Job(Record):
     memory: int | None = None
     timeout: float | None = None
     as_root: bool = False
+    fetch: str = ""
+    start_pack: bool = True
+
+
+class Outcome(Record):
+    """What became of a job: its exit code, and what its environment has cost; empty where all of it was here."""
+
+    code: int
+    cost: dict[str, object] = {}
 
 
 def parse_size(text: str) -> int:

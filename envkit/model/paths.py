@@ -2,16 +2,19 @@
 
 /var/lib/envkit/ (0700)
 store/                      the default store
-cache/layers/DIGEST/image   EROFS metadata and data of one layer, complete
+cache/layers/DIGEST/        one layer: `image`, complete, or as much as has been asked for (see `cache/layer.py`)
 cache/trees/DIGEST          verified trees
 cache/index.sqlite          which chunks the store has (a hint)
 cache/repair/               objects that a repair is putting back into a store
 cache/records/STORE/        version records of a store in a bucket, by its identity
+cache/starts/               start packs that no store took, laid out as in a store
 sessions/OWNER/NAME/        session.json, upper/, work/, lock, memory
 runs/ID/                    one running job: lock, upper/, work/, lxc.conf, lxc.log
 /run/envkit/ (0755)             gone after a reboot
 mnt/                        empty; each job mounts its stack here, in a mount namespace of its own
 lxc/                        LXC's state
+images/                     empty; the image server's files, in a mount namespace of its own
+images.socket, .lock, .log  how to reach the image server, whether there is one, and what it complained about
 lock                        held while layers are looked up or mounted
 """
 
@@ -63,6 +66,10 @@ class Paths(Record):
         return f"{self.root}/cache/records"
 
     @property
+    def starts(self) -> str:
+        return f"{self.root}/cache/starts"
+
+    @property
     def sessions(self) -> str:
         return f"{self.root}/sessions"
 
@@ -77,6 +84,22 @@ class Paths(Record):
     @property
     def lxc(self) -> str:
         return f"{self.run}/lxc"
+
+    @property
+    def images(self) -> str:
+        return f"{self.run}/images"
+
+    @property
+    def images_socket(self) -> str:
+        return f"{self.run}/images.socket"
+
+    @property
+    def images_lock(self) -> str:
+        return f"{self.run}/images.lock"
+
+    @property
+    def images_log(self) -> str:
+        return f"{self.run}/images.log"
 
     @property
     def lock(self) -> str:

@@ -16,7 +16,7 @@ from envkit.drivers.userns import user_namespace
 from envkit.model.idmap import IdMap
 from envkit.model.paths import Paths
 from envkit.model.record import Record
-from envkit.node.instance import live_holders, write_holder
+from envkit.node.instance import Holder, live_holders, write_holder
 
 
 class StackSpec(Record):
@@ -24,7 +24,7 @@ class StackSpec(Record):
 
     `options` is overlay(5)'s option string for the names `0:1:...` of the lowers and the two directories. `own` says
     that the stack lives and ends with this process, which others may then copy its layers from; the monitor of a
-    session records itself.
+    session records itself. `alone`: no layer is shared with containers that run already.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -33,6 +33,7 @@ class StackSpec(Record):
     options: str
     nosuid: bool
     own: bool
+    alone: bool = False
 
 
 def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
@@ -46,7 +47,7 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     os.mkdir(lower, 0o755)
     os.mkdir(root, 0o755)
     with locked(paths.lock):
-        _mount_layers(paths, spec.layers, layers, through_loop=through_loop)
+        _mount_layers(spec.layers, layers, [] if spec.alone else live_holders(paths), through_loop=through_loop)
         if spec.own:
             write_holder(spec.directory, os.getpid(), tuple(digest for digest, _ in spec.layers))
     userns = user_namespace(spec.ids)
@@ -61,9 +62,10 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     return root
 
 
-def _mount_layers(paths: Paths, layers: Sequence[tuple[str, str]], directory: str, *, through_loop: bool) -> None:
-    """Mount each layer below `directory`: a copy of another container's mount of it, else the image itself."""
-    holders = live_holders(paths)
+def _mount_layers(
+    layers: Sequence[tuple[str, str]], directory: str, holders: Sequence[Holder], *, through_loop: bool
+) -> None:
+    """Mount each layer below `directory`: a copy of a holder's mount of it, else the image itself."""
     for digest, image in layers:
         target = f"{directory}/{digest}"
         os.mkdir(target)

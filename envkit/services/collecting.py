@@ -13,7 +13,8 @@ from envkit.drivers.crash import crash_point
 from envkit.errors import Conflict, Damaged, Unavailable
 from envkit.model.progress import Step
 from envkit.services.context import Context
-from envkit.services.marking import Marked, Marker
+from envkit.services.marking import YOUNG, Marked, Marker
+from envkit.services.startpacks import unneeded
 from envkit.store import epochs, layout, leases
 from envkit.store.base import Store
 from envkit.store.epochs import NOTHING, Epoch, Objects
@@ -48,6 +49,7 @@ class Collected:
 
     `ripe_in` is how many seconds have to pass before what is condemned may be deleted, None where nothing is;
     `writers` are those that it waits for besides. `spared` counts objects that were condemned and are needed again.
+    `start_packs` counts those of stacks that no version has any more, and those that newer ones supersede.
     """
 
     dry_run: bool = False
@@ -58,6 +60,7 @@ class Collected:
     writers: tuple[str, ...] = ()
     expired_leases: int = 0
     leftovers: int = 0
+    start_packs: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -115,6 +118,7 @@ class _Collection:
         self._grace = grace
         self._clock = _Clock(self._store)
         self._marker = Marker(context)
+        self._marked: Marked | None = None
         self._result = Collected(dry_run=dry_run)
 
     def run(self) -> Collected:
@@ -126,6 +130,7 @@ class _Collection:
             epoch = self._go_on(epoch)
         if not epoch.is_open:
             self._begin(epoch.number + 1)
+        self._delete_starts(now)
         if not self._result.dry_run:
             self._tidy(now)
         return self._result
@@ -144,7 +149,8 @@ class _Collection:
 
     def _mark(self) -> Marked:
         with self._context.progress.step("looking what is needed", unit="steps"):
-            return self._marker.mark(now=self._clock.now(), grace=self._grace)
+            self._marked = self._marker.mark(now=self._clock.now(), grace=self._grace)
+        return self._marked
 
     # The first step
 
@@ -267,6 +273,18 @@ class _Collection:
             self._store.delete(key)
             crash_point("gc:deleted")
         return size or 0
+
+    def _delete_starts(self, now: float) -> None:
+        """Delete start packs that are of no use any more: hints, that no record has to tell others of."""
+        if self._marked is None:
+            return
+        for start in unneeded(self._store, self._marked.stacks, before=now - YOUNG):
+            self._result.start_packs += 1
+            if not self._result.dry_run:
+                self._store.delete(start.key)
+        if self._result.start_packs:
+            done = "would delete" if self._result.dry_run else "deleted"
+            self._result.notes.append(f"{done} {self._result.start_packs} start packs that are of no use any more")
 
     def _is_record_damaged(self, epoch: Epoch) -> bool:
         """Tell whether it is the collection's own record that cannot be understood."""

@@ -11,6 +11,7 @@ from envkit.node.rootfs import Rootfs
 from envkit.node.stack import StackSpec, mount_stack
 from envkit.overlay.options import overlay_options
 from envkit.services.context import Context
+from envkit.services.layers import Images
 
 _MAX_RESOLV_CONF = 64 * 1024
 
@@ -22,22 +23,21 @@ class Network(Record):
     resolv_conf: bytes | None
 
 
-def open_stack(
-    context: Context, images: tuple[tuple[str, str], ...], directory: str, ids: IdMap, *, session: bool
-) -> str:
+def open_stack(context: Context, images: Images, directory: str, ids: IdMap, *, session: bool) -> str:
     """Mount layer images below `directory`'s upper, in this process's private namespace; return the root."""
     spec = StackSpec(
-        layers=images,
+        layers=images.files,
         directory=directory,
         ids=ids,
         options=overlay_options(
-            [str(number) for number in range(len(images))],
+            [str(number) for number in range(len(images.files))],
             upper=f"{directory}/upper",
             work=f"{directory}/work",
             session=session,
         ),
         nosuid=not session,
         own=not session,
+        alone=images.alone,
     )
     return mount_stack(context.paths, spec, through_loop=context.config.loop)
 

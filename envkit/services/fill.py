@@ -1,20 +1,40 @@
-"""Owns filling a node's cache: trees, and the image files of layers.
+"""Owns fetching all of a layer at once: for `--eager`, and for `envkit cache warm`.
 
-An image is filled whole before it is mounted, chunk by chunk, each verified. Filling on demand takes this module's
-place: it asks the same block map of the same image for the ranges that the kernel wants.
+It goes on in a place of its own inside the layer's, so that a container that needs a part of the layer meanwhile waits
+for nothing here; whoever is killed leaves what has come for the next one. A complete image takes its name at the end.
 """
 
+import contextlib
 import os
+import time
+from collections.abc import Iterator, Sequence
 
-from envkit.content import treefile
-from envkit.content.reader import ChunkReader
-from envkit.drivers.files import io_error, locked, make_directory, read_bounded, sync_directory, write_atomic
-from envkit.errors import Damaged
+from envkit.cache import catalogue
+from envkit.cache.catalogue import EAGER
+from envkit.cache.complete import IMAGE, MARK, complete_image
+from envkit.cache.layer import CachedLayer, CacheLost, LayerMap, create_partial
+from envkit.cache.locks import layer_lock
+from envkit.cache.mapfile import MAP
+from envkit.cache.readyfile import READY
+from envkit.cache.usage import touch
+from envkit.content.reader import ChunkReader, spans
+from envkit.drivers.files import DiskFull, io_error, remove_tree, sync_directory
+from envkit.errors import EnvkitError
 from envkit.image import erofs
-from envkit.model.tree import Tree
+from envkit.image.erofs_format import UUID_OFFSET
+from envkit.model.collector import no_collector
+from envkit.model.tree import Chunk, Tree
 from envkit.model.version import LayerRef
+from envkit.ondemand.prepare import cached_tree
 from envkit.services.context import Context
-from envkit.store.objects import MAX_STORED_TREE, get_tree, pack_ranges
+from envkit.services.evicting import keep_quota
+from envkit.store.objects import get_tree, pack_ranges
+from envkit.store.parallel import each
+
+_FLUSH_BYTES = 256 << 20
+_ATTEMPTS = 2
+_BATCH = 32
+"""Chunks that are fetched and unpacked at once: several such batches are in memory."""
 
 
 def load_tree(context: Context, digest: str, *, known: bool = False) -> Tree:
@@ -25,57 +45,96 @@ def load_tree(context: Context, digest: str, *, known: bool = False) -> Tree:
     :raises ObjectNotFound: the store does not have it.
     :raises Damaged: what the store has is not it.
     """
-    cached = f"{context.paths.trees}/{digest}"
-    data = read_bounded(cached, MAX_STORED_TREE) if os.geteuid() == 0 else None
-    if data is not None:
-        try:
-            return treefile.decode(data, digest, known=known)
-        except Damaged:
-            os.unlink(cached)
-    data = get_tree(context.store, digest)
-    tree = treefile.decode(data, digest)
-    if os.geteuid() == 0:
-        make_directory(context.paths.trees)
-        write_atomic(cached, data)
-    return tree
+    return cached_tree(context.paths, digest, lambda: get_tree(context.store, digest), known=known)
 
 
 def fill_layer(context: Context, layer: LayerRef, path: str) -> None:
-    """Build the complete image file of a layer at `path`; one process at a time, the others find it done.
+    """Make the complete image file of a layer at `path`; one process at a time, the others find it done.
 
     :raises Damaged: a chunk in the store is not what the tree says.
     :raises DiskFull: there is no space for it; nothing of it is left.
     """
     directory = os.path.dirname(path)
-    make_directory(directory)
-    with locked(f"{directory}/lock"):
-        if os.path.exists(path):
-            return
+    place = f"{directory}/{EAGER}"
+    with layer_lock(place):
+        if complete_image(directory) is None:
+            touch(directory)
+            _fetch_all(context, layer, place)
+            _publish(directory, place)
+        remove_tree(place)
+    touch(directory)
+    keep_quota(context)
+
+
+def _fetch_all(context: Context, layer: LayerRef, place: str) -> None:
+    """Fetch what a layer's eager place does not have yet, and complete its image."""
+    with no_collector():
         tree = load_tree(context, layer.tree)
         image = erofs.build(tree)
-        unfinished = f"{path}.new"
+        layer_map = LayerMap(
+            size=image.size,
+            metadata=len(image.metadata),
+            uuid=image.metadata[UUID_OFFSET : UUID_OFFSET + 16],
+            blocks=image.blocks,
+            chunks=tree.chunks,
+        )
+    try:
+        create_partial(place, layer_map, image.metadata)
+        cached = CachedLayer.open(place)
         try:
-            with open(unfinished, "wb") as file:
-                file.write(image.metadata)
-                file.truncate(image.size)
-                file.flush()
-                _fill(context, tree, image, file.fileno())
-                os.fdatasync(file.fileno())
-            os.rename(unfinished, path)
+            for _ in range(_ATTEMPTS):
+                if cached.finish():
+                    return
+                _fetch(context, tree.chunks, cached)
+            if not cached.finish():
+                raise CacheLost(place, "it cannot be completed: somebody removes its files or damages them")
+        except BaseException:
+            with contextlib.suppress(EnvkitError):
+                cached.flush()  # for whoever tries again
+            raise
+        finally:
+            cached.close()
+    except DiskFull:
+        remove_tree(place)
+        raise
+
+
+def _fetch(context: Context, chunks: Sequence[Chunk], cached: CachedLayer) -> None:
+    """Fetch the chunks that are missing, several requests at once."""
+    reader = ChunkReader(pack_ranges(context.store))
+    missing = cached.missing(0, cached.map.size)
+    sizes = {number: sum(extent.length for extent in pieces) for number, pieces in cached.map.blocks.by_chunk()}
+    unflushed = 0
+    with context.progress.step(
+        "fetching the layer", total=sum(sizes[number] for number in missing), unit="bytes"
+    ) as step:
+        batches = _batches(chunks, missing)
+        for found in each(lambda batch: list(reader.read_many(chunks, batch)), batches):
+            for number, plain in found:
+                cached.put_chunk(number, plain)
+                step.advance(sizes[number])
+                unflushed += len(plain)
+            if unflushed > _FLUSH_BYTES:
+                cached.flush()
+                unflushed = 0
+
+
+def _batches(chunks: Sequence[Chunk], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the numbers of chunks that are fetched together, neighbours in their pack."""
+    for span in spans(chunks, numbers):
+        for start in range(0, len(span.numbers), _BATCH):
+            yield span.numbers[start : start + _BATCH]
+
+
+def _publish(directory: str, place: str) -> None:
+    """Give the image that is complete in its eager place its name; its mark first, what only checks it last."""
+    with layer_lock(directory):
+        try:
+            for name in (MARK, IMAGE, MAP, READY):
+                os.rename(f"{place}/{name}", f"{directory}/{name}")
             sync_directory(directory)
         except OSError as error:
-            raise io_error(f"build the image of layer {layer.tree[:12]}", error) from error
-        finally:
-            if os.path.exists(unfinished):
-                os.unlink(unfinished)
-
-
-def _fill(context: Context, tree: Tree, image: erofs.Image, descriptor: int) -> None:
-    pieces = dict(image.blocks.by_chunk())
-    reader = ChunkReader(pack_ranges(context.store))
-    with context.progress.step("fetching the layer", total=image.blocks.covered, unit="bytes") as step:
-        for number, plain in reader.read_many(tree.chunks, pieces):
-            for extent in pieces[number]:
-                data = plain[extent.offset : extent.offset + extent.length]
-                os.pwrite(descriptor, data, extent.image_offset)
-                step.advance(extent.length)
+            raise io_error(f"complete the image in {directory}", error) from error
+    if complete_image(directory) is None:
+        raise CacheLost(directory, "its new image is not whole")
+    catalogue.sweep_layer(directory, now=time.time())

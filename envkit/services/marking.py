@@ -18,6 +18,7 @@ from envkit.model.ids import MAX_VERSION, EnvName
 from envkit.model.tree import Chunk
 from envkit.model.version import Version
 from envkit.services.context import Context
+from envkit.services.startpacks import Stacks, stacks_of
 from envkit.store import layout, versions
 from envkit.store.base import Status, Store
 from envkit.store.epochs import Objects
@@ -49,11 +50,13 @@ class Marked:
     :ivar expendable: old, and nothing needs it.
     :ivar records: keys of all version records.
     :ivar sizes: bytes of each object, by key.
+    :ivar stacks: those of all versions that can still be run or brought back.
     """
 
     expendable: Objects
     records: frozenset[str]
     sizes: dict[str, int]
+    stacks: Stacks
 
     def bytes(self, objects: Objects) -> int:
         """Return how many bytes some objects take."""
@@ -94,7 +97,8 @@ class Marker:
         sizes = {key: status.size for key, status in listed.items()}
         sizes |= {layout.tree_key(digest): status.size for digest, status in trees.items()}
         sizes |= {layout.pack_key(digest): status.size for digest, status in packs.items()}
-        return Marked(expendable=expendable, records=frozenset(filter(layout.version_of, listed)), sizes=sizes)
+        records = frozenset(filter(layout.version_of, listed))
+        return Marked(expendable=expendable, records=records, sizes=sizes, stacks=stacks_of([*live, *kept]))
 
     def _records(self) -> dict[str, Status]:
         """List the version records until there is none that was not seen before.

@@ -16,7 +16,7 @@ from envkit.errors import (
     Unavailable,
 )
 from envkit.model.idmap import CONTAINER_IDS, IdMap, for_user, shifted
-from envkit.model.job import Job
+from envkit.model.job import Job, Outcome
 from envkit.model.version import Version
 from envkit.node import account as accounts
 from envkit.node.account import Account
@@ -31,7 +31,7 @@ from envkit.services.container import (
     open_stack,
 )
 from envkit.services.context import Context, require_root
-from envkit.services.layers import layer_images
+from envkit.services.layers import Images, layer_images
 from envkit.services.signals import Forwarder
 from envkit.store import versions
 
@@ -63,30 +63,42 @@ class CommandNotExecutable(Unavailable):
         super().__init__(f"cannot execute {command!r}: {reason}")
 
 
-def run(context: Context, job: Job) -> int:
+def run(context: Context, job: Job) -> Outcome:
     """Run a job to its end on this process's standard descriptors.
 
-    :returns: the command's exit code; 128 + N where signal N ended it; 124 where its time was up.
+    :returns: with the command's exit code; 128 + N where signal N ended it; 124 where its time was up.
     :raises EnvkitError: the command never ran; CommandNotFound and CommandNotExecutable where it could not.
     """
     require_root("running a job")
     prepare(context.paths)
     sweep(context.paths)
     version = versions.resolve(context.store, context.ref(job.environment))
-    images = layer_images(context, version.layers)
-    with Forwarder() as signals:
-        instance = Instance.create(context.paths)
-        try:
-            return _run_instance(context, job, version, images, instance, signals)
-        finally:
-            instance.remove()
+    images = layer_images(
+        context,
+        version.layers,
+        fetch=job.fetch,
+        environment=str(version.env),
+        command=job.command,
+        start_pack=job.start_pack,
+    )
+    code = None
+    try:
+        with Forwarder() as signals:
+            instance = Instance.create(context.paths)
+            try:
+                code = _run_instance(context, job, version, images, instance, signals)
+            finally:
+                instance.remove()
+    finally:
+        cost = images.end(code)
+    return Outcome(code=code, cost=cost)
 
 
 def _run_instance(
     context: Context,
     job: Job,
     version: Version,
-    images: tuple[tuple[str, str], ...],
+    images: Images,
     instance: Instance,
     signals: Forwarder,
 ) -> int:

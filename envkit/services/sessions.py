@@ -105,7 +105,10 @@ def start(context: Context, session: Session) -> None:
         directory = paths.session(session.env)
         ids = shifted(container_range())
         enter_private_namespace()
-        root = open_stack(context, images, directory, ids, session=True)
+        try:
+            root = open_stack(context, images, directory, ids, session=True)
+        finally:
+            images.close()
         network = network_for(context, "nat")
         with Rootfs(root, ids) as rootfs:
             rootfs.mount_tmpfs("/run")

@@ -13,6 +13,7 @@ from envkit.services.comparing import Contents
 from envkit.services.context import Context
 from envkit.services.layers import layer_tree
 from envkit.services.packages import package_files
+from envkit.services.startpacks import ColdStart, cold_start, cold_start_json
 from envkit.store import versions
 from envkit.store.errors import StoreError
 
@@ -70,13 +71,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Info:
-    """A version with what is said of it; `sizes` is None where `unknown` says why they cannot be told."""
+    """A version with what is said of it; `sizes` and `cold` are None where `unknown` says why they cannot be told."""
 
     version: Version
     description: str
     tags: tuple[str, ...]
     sizes: Sizes | None
     unknown: str | None = None
+    cold: ColdStart | None = None
 
 
 def info(context: Context, text: str, *, directories: bool = False, packages: bool = False) -> Info:
@@ -86,9 +88,10 @@ def info(context: Context, text: str, *, directories: bool = False, packages: bo
     tags = tuple(history.tags_of(version.number))
     try:
         found = sizes(context, version, directories=directories, packages=packages)
+        cold = cold_start(context, version)
     except (Damaged, StoreError) as error:
         return Info(version, history.description, tags, None, error.brief)
-    return Info(version, history.description, tags, found)
+    return Info(version, history.description, tags, found, cold=cold)
 
 
 def sizes(context: Context, version: Version, *, directories: bool = False, packages: bool = False) -> Sizes:
@@ -229,6 +232,7 @@ def info_json(found: Info) -> dict[str, object]:
     """Return a version with its sizes for `--json`."""
     document = environments.version_json(found.version)
     document |= {"description": found.description, "tags": list(found.tags)}
+    document["cold_start"] = None if found.cold is None else cold_start_json(found.cold)
     return document | {"sizes": None if found.sizes is None else _sizes_json(found.sizes), "unknown": found.unknown}
 
 

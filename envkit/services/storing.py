@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from envkit.content import treefile
 from envkit.content.chunker import chunk_files, renumber
 from envkit.content.pack import PackWriter
+from envkit.drivers.allocator import keep_freed_memory
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import make_directory, write_atomic
 from envkit.errors import Damaged
@@ -44,6 +45,7 @@ def store_layer(
     :param unchanged: files that need not be read.
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
+    keep_freed_memory()
     with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
         learn_new_trees(context, writer.store, index)
         try:
@@ -75,9 +77,10 @@ def _store(
         files = ((entry, _counted(read(entry), step.advance) if entry.size else ()) for entry in entries)
         segmented = list(chunk_files(files, packs.add, memo=_Memo(unchanged, writer, packs)))
         packed = packs.finish()
+        tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
+        encoded = treefile.encode(tree)  # while the last packs are written
     crash_point("store:packs")
-    tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
-    layer = _store_tree(context, writer, index, tree, packed.new, packed.reused)
+    layer = _store_tree(context, writer, index, tree, encoded, packed.new, packed.reused)
     return layer.replace(stored=layer.stored + packed.stored)
 
 
@@ -93,7 +96,7 @@ def store_tree(context: Context, writer: Writer, entries: Sequence[Entry], chunk
         packs[digest] = max(packs.get(digest, 0), chunk.offset + chunk.stored)
     tree = Tree(TREE_FORMAT, list(entries), list(chunks), writer.epoch)
     with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
-        return _store_tree(context, writer, index, tree, chunks, packs)
+        return _store_tree(context, writer, index, tree, treefile.encode(tree), chunks, packs)
 
 
 def _store_tree(
@@ -101,11 +104,12 @@ def _store_tree(
     writer: Writer,
     index: ChunkIndex,
     tree: Tree,
+    encoded: tuple[str, bytes],
     new: Sequence[Chunk],
     packs: Mapping[str, int],
 ) -> LayerRef:
     """Store a tree, then look for the packs that nobody wrote for it, see `Writer.verify`; the index learns `new`."""
-    digest, data = treefile.encode(tree)
+    digest, data = encoded
     if not put_tree(writer.store, digest, data):
         # Somebody else wrote it: only reading shows that it is whole.
         treefile.decode(get_tree(writer.store, digest), digest)
@@ -182,10 +186,10 @@ def _putter(store: Store, sent: Sent, upload: Step) -> Callable[[str, Sequence[b
     return put
 
 
-def _finder(writer: Writer, index: ChunkIndex) -> Callable[[bytes], Chunk | None]:
-    def find(digest: bytes) -> Chunk | None:
-        chunk = index.find([digest]).get(digest)
-        return chunk if chunk is not None and writer.may_reuse(chunk) else None
+def _finder(writer: Writer, index: ChunkIndex) -> Callable[[Iterable[bytes]], dict[bytes, Chunk]]:
+    def find(digests: Iterable[bytes]) -> dict[bytes, Chunk]:
+        found = index.find(digests)
+        return {digest: chunk for digest, chunk in found.items() if writer.may_reuse(chunk)}
 
     return find
 

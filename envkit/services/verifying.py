@@ -21,6 +21,7 @@ from envkit.model.tree import Chunk, Tree
 from envkit.model.version import MAX_VERSION_BYTES, Version, version_from_json
 from envkit.services.context import Context
 from envkit.services.damage import NOTE, PACK, TREE, VERSION, Damage, Needs, damage_json, with_files
+from envkit.services.startpacks import check_starts
 from envkit.store import epochs, layout, versions
 from envkit.store.base import Status, Store
 from envkit.store.errors import ObjectNotFound, ObjectTooLarge, ObjectTruncated
@@ -39,6 +40,7 @@ class Verified:
     trees: int = 0
     packs: int = 0
     chunks: int = 0
+    start_packs: int = 0
     checked_chunks: int = 0
     read: int = 0
     damages: list[Damage] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Verification:
         if data or sample is not None:
             damages += self._contents({damage.digest for damage in damages}, sample)
         self.result.damages += with_files(damages, self.needs, self._tree, self.sizes)
+        self._starts(chosen, data=data)
         return self.result
 
     # Versions
@@ -138,6 +141,14 @@ class Verification:
             pass  # a collection has just ended
         except Damaged as error:
             self.result.damages.append(Damage(layout.COLLECTIONS, NOTE, error.brief))
+
+    def _starts(self, chosen: list[Version], *, data: bool) -> None:
+        with self._context.progress.step("start packs", unit="start packs") as step:
+            for damage in check_starts(self._store, chosen, whole=self._ref is None, data=data):
+                step.advance(1)
+                self.result.start_packs += 1
+                if damage is not None:
+                    self.result.damages.append(damage)
 
     # Structure
 

@@ -4,6 +4,7 @@ format.json                           format and identity of the store
 packs/<2 hex>/<sha256>                frames of chunks
 trees/<2 hex>/<sha256>                trees
 envs/<owner>/<name>/<8 digits>.json   versions
+starts/<owner>/<name>/<16 hex>-<16 hex>-<8 digits>-<sha256>   start packs: stack, entry point, number, header
 probe/, clock/                        nothing that lasts: written to find something out, and removed
 leases/<32 hex>-<8 digits>            writers that are at work
 gc/<8 digits>.<part>                  collections, by their epoch
@@ -18,6 +19,7 @@ FORMAT = "format.json"
 PACKS = "packs/"
 TREES = "trees/"
 ENVIRONMENTS = "envs/"
+STARTS = "starts/"
 PROBES = "probe/"
 CLOCK = "clock/"
 PASSING = (PROBES, CLOCK)
@@ -28,6 +30,7 @@ _VERSION = re.compile(r"envs/([^/]+)/([^/]+)/([0-9]{8})\.json")
 # Compiled when first used: a run does not.
 _LEASE = r"leases/([0-9a-f]{32})-([0-9]{8})"
 _COLLECTION = r"gc/([0-9]{8})\.([a-z]{1,20})"
+_START = r"starts/([^/]+)/([^/]+)/([0-9a-f]{16})-([0-9a-f]{16})-([0-9]{8})-([0-9a-f]{64})"
 
 
 def pack_key(digest: str) -> str:
@@ -69,6 +72,30 @@ def version_of(key: str) -> tuple[EnvName, int] | None:
         return None
     try:
         return EnvName(owner=match[1], name=match[2]), int(match[3])
+    except InvalidInput:
+        return None
+
+
+def starts_prefix(env: EnvName) -> str:
+    """Return the prefix of all start packs of an environment."""
+    return f"{STARTS}{env.owner}/{env.name}/"
+
+
+def start_key(env: EnvName, stack: str, entry: str, number: int, digest: str) -> str:
+    """Return the key of a start pack: beginnings of the stack's and the entry point's digests, number, own digest."""
+    key = f"{starts_prefix(env)}{stack}-{entry}-{number:08}-{digest}"
+    if start_of(key) is None:
+        raise ValueError(f"{key!r:.300} is no key of a start pack")
+    return key
+
+
+def start_of(key: str) -> tuple[EnvName, str, str, int, str] | None:
+    """Return what `start_key` made this key of, or None if it is no such key."""
+    match = re.fullmatch(_START, key)
+    if match is None or not int(match[5]):
+        return None
+    try:
+        return EnvName(owner=match[1], name=match[2]), match[3], match[4], int(match[5]), match[6]
     except InvalidInput:
         return None
 

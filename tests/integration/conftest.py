@@ -13,6 +13,8 @@ from commandline import CHECKOUT, Envkit, Outcome
 from traces import new_traces, traces
 
 from envkit.drivers.files import remove_tree
+from envkit.model.paths import Paths
+from envkit.ondemand.client import Client
 
 DISK = os.environ.get("ENVKIT_TEST_DIR", "/var/tmp")
 
@@ -44,6 +46,7 @@ def new_root(disk):
         for session in envkit.json("status"):
             envkit("close", session["session"], "--discard").ok()
         envkit("doctor", "--fix")
+        assert Client.stop(Paths.at(envkit.root)), f"{envkit.root}: something still uses the image server"
         left = new_traces(envkit, before)
         for path in (envkit.run_directory, f"/run/lxc/lock{envkit.run_directory}"):
             shutil.rmtree(path, ignore_errors=True)

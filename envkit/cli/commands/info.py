@@ -8,6 +8,9 @@ from envkit.cli.app import App, pass_app
 from envkit.cli.console import human_bytes
 from envkit.cli.params import json_option
 from envkit.services import sizes as service
+from envkit.services.startpacks import ColdStart
+
+_ENTRY_POINTS = 3
 
 
 @click.command(
@@ -68,7 +71,17 @@ def _rows(found: service.Info) -> Iterator[tuple[str, str]]:
         stored = sizes.stored
         yield "stored", human_bytes(stored.all)
         yield "unique", f"{human_bytes(stored.unique)}, shared {human_bytes(stored.shared)}"
+    if found.cold is not None:
+        yield "cold start", _cold_start(found.cold)
     yield "left out", "-" if report is None else f"{len(report.findings)} findings, rule set {report.ruleset}"
+
+
+def _cold_start(cold: ColdStart) -> str:
+    """Say what the first run on a node costs, for the entry points that were learned last."""
+    shown = [f"{entry.entry_point} {human_bytes(entry.bytes)}" for entry in cold.entries[:_ENTRY_POINTS]]
+    if len(cold.entries) > _ENTRY_POINTS:
+        shown.append(f"{len(cold.entries) - _ENTRY_POINTS} more")
+    return f"{human_bytes(cold.metadata)} of file lists, start packs: {', '.join(shown) or 'none yet'}"
 
 
 def _layers(found: service.Info) -> Iterator[tuple[str, ...]]:

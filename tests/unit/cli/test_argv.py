@@ -38,6 +38,8 @@ def read_with_click(argv):
 def option_words(options):
     def words(option):
         flag = st.sampled_from(option.flags)
+        if option.metavar is None:
+            return flag.map(lambda word: [word]) | st.tuples(flag, WORDS).map(lambda pair: [f"{pair[0]}={pair[1]}"])
         separate = st.tuples(flag, WORDS).map(list)
         joined = st.tuples(flag, WORDS).map(lambda pair: [f"{pair[0]}={pair[1]}"])
         return separate | joined

@@ -43,6 +43,8 @@ def test_every_setting_can_come_from_a_file_and_from_a_variable(files):
         "aws_profile": "my work",
         "owner": "lab",
         "net": "nat",
+        "fetch": "offline",
+        "cache_quota": "20G",
     }
     assert set(values) == set(VARIABLES.values())
     files.user.write_text("".join(f'{key} = "{value}"\n' for key, value in values.items()))

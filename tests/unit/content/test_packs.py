@@ -114,7 +114,7 @@ def test_nothing_gives_no_pack():
 def test_a_chunk_that_the_store_has_is_not_stored_again_but_has_to_be_looked_for():
     packs, first = packed([b"one", b"two"])
     there = {chunk.digest: chunk for chunk in first.chunks}
-    more, second = packed([b"two", b"three", b"one"], known=there.get)
+    more, second = packed([b"two", b"three", b"one"], known=lambda digests: {digest: there[digest] for digest in digests if digest in there})
     assert second.chunks[0] == first.chunks[1]
     assert second.chunks[2] == first.chunks[0]
     assert second.stored == sum(map(len, more.values())) == HEADER_SIZE + second.chunks[1].stored
@@ -125,7 +125,7 @@ def test_a_chunk_that_the_store_has_is_not_stored_again_but_has_to_be_looked_for
 @pytest.mark.parametrize("wrong", [{"size": 4}, {"digest": b"\0" * 32}])
 def test_a_hint_that_does_not_fit_is_not_used(wrong):
     hint = replace(packed([b"one"])[1].chunks[0], **wrong)
-    packs, result = packed([b"one"], known=lambda digest: hint)
+    packs, result = packed([b"one"], known=lambda digests: dict.fromkeys(digests, hint))
     assert ChunkReader(packs.get_range).read(result.chunks[0]) == b"one"
     assert result.reused == {}
 
@@ -153,7 +153,7 @@ def test_a_store_that_fails_ends_the_writer_with_its_error(failing):
 
 
 def test_an_error_of_the_index_ends_the_writer():
-    def known(_digest):
+    def known(_digests):
         raise Full
 
     with pytest.raises(Full):

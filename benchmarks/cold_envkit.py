@@ -1,0 +1,162 @@
+"""Owns envkit in `cold_start`: its store in the bucket, start packs that are learned, and ways to start with it."""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cold_material
+import material
+from cold_contestants import Contestant, variables
+from contestants import run
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+URL = "s3://envkit/environments"
+_PREFIX = "environments"
+OWNER = "bench"
+_PACK_SECONDS = 60.0
+
+
+class Store:
+    """The store: the trees as bases, the sibling as an environment, `wrong-N` with another command's start pack."""
+
+    def __init__(self, near: Mapping[str, str], far: Mapping[str, str]) -> None:
+        self._near = near
+        self._far = far
+
+    def environment(self, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return variables for a start, or with other settings for what is done beside the server."""
+        return variables({**(settings or self._far), "ENVKIT_STORE": URL, "ENVKIT_OWNER": OWNER})
+
+    def fill(self, at_server: Sequence[str], scratch: Path) -> None:
+        """Make the store and what is in it, beside its server."""
+        root = scratch / "filling"
+        near = self.environment(self._near)
+
+        def envkit(*arguments: str) -> None:
+            run(*at_server, material.ENVKIT, "--root", str(root), *arguments, environment=near)
+
+        envkit("store", "init", URL)
+        for name in cold_material.TREES:
+            envkit("base", "import", name, str(cold_material.tree(name)))
+        envkit("create", "sibling", "--base", "science", "--no-shell")
+        try:
+            with tempfile.TemporaryDirectory(dir=scratch) as added:
+                cold_material.sibling(Path(added))
+                for path in sorted(Path(added, "opt/bench").iterdir()):
+                    envkit("cp", str(path), f"sibling:/opt/bench/{path.name}")
+            envkit("save", "sibling")
+        finally:
+            envkit("close", "sibling", "--discard")
+        subprocess.run(["rm", "-rf", root], check=True)
+
+    def wrong(self, entry_point_command: Sequence[str], count: int, scratch: Path) -> None:
+        """Make clones of the science tree whose only start pack is that of one command."""
+        from envkit.model.startpack import entry_point
+
+        for number in range(count):
+            argv = [material.ENVKIT, "--root", str(scratch / "cloning"), "clone", "base/science", f"wrong-{number}"]
+            run(*argv, environment=self.environment())
+        entry = self._entry_name(entry_point(entry_point_command))
+        for key in self.start_packs("base/science"):
+            name = key.rpartition("/")[2]
+            if name.split("-")[1] == entry:
+                for number in range(count):
+                    self._copy(key, f"{_PREFIX}/starts/{OWNER}/wrong-{number}/{name}")
+        subprocess.run(["rm", "-rf", scratch / "cloning"], check=True)
+
+    @staticmethod
+    def _entry_name(entry: str) -> str:
+        from envkit.store.starts import entry_name
+
+        return entry_name(entry)
+
+    def start_packs(self, environment: str) -> list[str]:
+        """Return the keys of an environment's start packs."""
+        import obstore
+
+        pages = obstore.list(self._bucket(), f"{_PREFIX}/starts/{environment}")
+        return sorted(item["path"] for page in pages for item in page)
+
+    def await_pack(self, environment: str, before: Sequence[str]) -> bool:
+        """Wait until an environment has another start pack than before; return whether it has."""
+        deadline = time.monotonic() + _PACK_SECONDS
+        while time.monotonic() < deadline:
+            if set(self.start_packs(environment)) - set(before):
+                return True
+            time.sleep(0.2)
+        return False
+
+    def _copy(self, source: str, target: str) -> None:
+        import obstore
+
+        obstore.put(self._bucket(), target, bytes(obstore.get(self._bucket(), source).bytes()), use_multipart=False)
+
+    def _bucket(self) -> "S3Store":
+        from obstore.store import S3Store
+
+        far = self._far
+        return S3Store(
+            "envkit",
+            client_options={"allow_http": True},
+            endpoint=far["AWS_ENDPOINT_URL"],
+            region=far["AWS_REGION"],
+            access_key_id=far["AWS_ACCESS_KEY_ID"],
+            secret_access_key=far["AWS_SECRET_ACCESS_KEY"],
+        )
+
+
+class Envkit(Contestant):
+    """`envkit run`."""
+
+    rounds = 99
+
+    def __init__(self, store: Store, name: str, title: str, *options: str) -> None:
+        self.name = name
+        self.title = title
+        self.eager = "--eager" in options
+        if self.eager:
+            self.rounds = 3
+        self._options = options
+        self._store = store
+        self._number = 0
+
+    def argv(self, node: Path, tree: str, command: Sequence[str], *, again: bool = False) -> list[str]:
+        environment = f"base/{tree}" if tree in cold_material.TREES else f"{OWNER}/{tree}"
+        return [material.ENVKIT, "--root", f"{node}/root", "run", "-e", environment, *self._options, "--", *command]
+
+    def environment(self) -> dict[str, str]:
+        return self._store.environment()
+
+
+class WrongPack(Envkit):
+    """`envkit run` where the only start pack is of another command; each start has a clone of its own."""
+
+    rounds = 2
+    clones = 8
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, "wrong pack", "`envkit run`, with the start pack of another command")
+        self._started = 0
+
+    def argv(self, node: Path, tree: str, command: Sequence[str], *, again: bool = False) -> list[str]:
+        if self._started == self.clones:
+            raise SystemExit("there are not enough clones for starts with a wrong start pack")
+        self._started += 1
+        return super().argv(node, f"wrong-{self._started - 1}", command, again=again)
+
+
+def options() -> str:
+    """Return what `envkit run` says of its options."""
+    return subprocess.run([material.ENVKIT, "run", "--help"], capture_output=True, text=True).stdout
+
+
+def version() -> str:
+    """Return the version of envkit that is measured."""
+    text = subprocess.run([material.ENVKIT, "--version"], capture_output=True, text=True).stdout.strip()
+    return os.path.basename(text) or "envkit"

@@ -1,0 +1,21 @@
+"""Owns how the C library's allocator treats memory that was freed."""
+
+import ctypes
+
+# From malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # more is refused
+_KEPT = 256 << 20
+
+
+def keep_freed_memory() -> None:
+    """Have this process use the memory of freed buffers again instead of giving it back to the kernel each time.
+
+    A process that reads much in buffers of some MiB saves a page fault for every 4 KiB of it. Does nothing where the
+    C library has no such switch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -1,0 +1,69 @@
+"""Owns making a layer's place in the cache: from its tree to the metadata of its image and the map of its data.
+
+Both who starts a container and the image server do it: the first time, and when the cache was lost under a mount. The
+image is built here from the verified tree; nobody else's file system image is ever mounted.
+"""
+
+import os
+from collections.abc import Callable
+
+from envkit.cache.layer import LayerMap, create_partial
+from envkit.content import treefile
+from envkit.drivers.files import locked, make_directory, read_bounded, write_atomic
+from envkit.errors import Damaged
+from envkit.image import erofs
+from envkit.image.erofs_format import UUID_OFFSET
+from envkit.model.collector import no_collector
+from envkit.model.paths import Paths
+from envkit.model.tree import Tree
+from envkit.store.objects import MAX_STORED_TREE
+
+GetTree = Callable[[], bytes]
+"""Returns the encoded tree from a store."""
+
+
+def cached_tree(paths: Paths, digest: str, get_tree: GetTree, *, known: bool = False) -> Tree:
+    """Return the tree with this digest; a damaged cached copy is replaced from the store.
+
+    :param known: see `treefile.decode`.
+
+    :raises Damaged: what the store has is not it.
+    """
+    path = f"{paths.trees}/{digest}"
+    data = read_bounded(path, MAX_STORED_TREE) if os.geteuid() == 0 else None
+    if data is not None:
+        try:
+            return treefile.decode(data, digest, known=known)
+        except Damaged:
+            os.unlink(path)
+    data = get_tree()
+    tree = treefile.decode(data, digest)
+    if os.geteuid() == 0:
+        make_directory(paths.trees)
+        write_atomic(path, data)
+    return tree
+
+
+def prepare(paths: Paths, digest: str, get_tree: GetTree, *, anew: bool = False) -> None:
+    """Make a layer's place in the cache, if it has none; one process at a time, the others find it done.
+
+    :param anew: also if there is one: it was found to be damaged.
+
+    :raises EnvkitError: its tree cannot be had, or there is no space.
+    """
+    directory = paths.layer(digest)
+    make_directory(directory)
+    with locked(f"{directory}/lock"):
+        if not anew and (os.path.exists(f"{directory}/map") or os.path.exists(f"{directory}/image")):
+            return
+        with no_collector():
+            tree = cached_tree(paths, digest, get_tree)
+            image = erofs.build(tree)
+        layer_map = LayerMap(
+            size=image.size,
+            metadata=len(image.metadata),
+            uuid=image.metadata[UUID_OFFSET : UUID_OFFSET + 16],
+            blocks=image.blocks,
+            chunks=tree.chunks,
+        )
+        create_partial(directory, layer_map, image.metadata)

@@ -1,0 +1,295 @@
+"""Owns one layer that is served: what of it is in the cache, who waits for the rest, and how the rest gets there.
+
+A read waits for chunks, by number, or for granules of a start pack that are on their way. What arrives is verified
+where it arrives, goes into the cache, and then everybody who waited for it looks again. Only verified bytes are ever
+given out; where they cannot be had, the reader gets an error within the time that the fetcher allows.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, GranulesDiffer
+from envkit.drivers.files import DiskFull
+from envkit.errors import EnvkitError
+from envkit.model.blockmap import Extent
+from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
+from envkit.ondemand.log import complain
+from envkit.ondemand.loop import Waiting
+from envkit.ondemand.readahead import ReadAhead
+
+_UNCACHED_BYTES = 64 << 20
+_ATTEMPTS = 3
+Reopen = Callable[[], CachedLayer]
+"""Opens what the cache has of a layer, making it anew from its tree if that is damaged or gone."""
+
+
+class Streams(Protocol):
+    """Start packs that are on their way."""
+
+    def expected(self, digest: str, granule: int) -> bool:
+        """Tell whether a granule of a layer will come."""
+
+    def wait(self, digest: str, granule: int, waiter: Callable[[bool], None]) -> bool:
+        """Have somebody told when it has come or will not come; False if it is not on its way."""
+
+
+class _Read:
+    """A read that waits: its range, the chunks and granules that it still needs."""
+
+    __slots__ = ("attempts", "began", "chunks", "granules", "length", "offset", "waiting")
+
+    def __init__(self, offset: int, length: int, waiting: Waiting) -> None:
+        self.offset = offset
+        self.length = length
+        self.waiting = waiting
+        self.chunks: set[int] = set()
+        self.granules: set[int] = set()
+        self.began = time.monotonic()
+        self.attempts = 0
+
+
+class ServedLayer:
+    """One layer; safe in any number of threads. `sources` are the stores that may have its chunks, the best first."""
+
+    def __init__(
+        self, digest: str, cached: CachedLayer, reopen: Reopen, fetcher: Fetcher, streams: Streams
+    ) -> None:
+        self.digest = digest
+        self.sources: list[Source] = []
+        self.size = cached.map.size
+        self.stalled = 0.0
+        self.missed_bytes = 0
+        self.fetched_bytes = 0
+        self.last_miss = 0.0
+        self._cached = cached
+        self._reopen = reopen
+        self._fetcher = fetcher
+        self._streams = streams
+        self._lock = threading.Lock()
+        self._reads: set[_Read] = set()
+        self._asked: dict[int, Priority] = {}
+        self._uncached: OrderedDict[int, bytes] = OrderedDict()
+        self._ahead = ReadAhead()
+        self._remaking = threading.Lock()
+
+    @property
+    def cached(self) -> CachedLayer:
+        """What the cache has of it now."""
+        return self._cached
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for any of it now."""
+        return not self._reads and not self._asked
+
+    def read(self, offset: int, length: int, waiting: Waiting) -> bool:
+        """Answer a read of the image, now or when its bytes have come; return whether they have to be fetched for it."""
+        length = max(0, min(length, self.size - offset))
+        if not length:
+            waiting.answer()
+            return False
+        return self._serve(_Read(offset, length, waiting))
+
+    def _serve(self, read: _Read) -> bool:
+        """Answer a read, or see to it that what it needs comes; return whether it has to be fetched for this read."""
+        cached = self._cached
+        try:
+            missing = [number for number in cached.missing(read.offset, read.length) if number not in self._uncached]
+            if not missing:
+                self._finish(read)
+                self._read_ahead(read, missed=False)
+                return False
+        except CacheLost as lost:
+            self._again(read, cached, lost)
+            return False
+        self.last_miss = time.monotonic()
+        granules = self._on_their_way(read)
+        with self._lock:
+            read.chunks = set(missing)
+            read.granules = granules
+            self._reads.add(read)
+        if not granules:
+            self.missed_bytes += sum(cached.map.chunks[number].stored for number in missing)
+            self.fetch(missing, Priority.DEMAND)
+        elif not all(self._wait_for(granule) for granule in granules):
+            self._look_again([read])  # it has come, or was given up, since it was looked at
+        self._read_ahead(read, missed=True)
+        return not granules
+
+    def _on_their_way(self, read: _Read) -> set[int]:
+        """Return the granules that a read still waits for, if all of them come with a start pack."""
+        numbers = range(read.offset // GRANULE, (read.offset + read.length - 1) // GRANULE + 1)
+        wanted = [number for number in numbers if not self._cached.has_granule(number)]
+        return set(wanted) if all(self._streams.expected(self.digest, number) for number in wanted) else set()
+
+    def _wait_for(self, granule: int) -> bool:
+        return self._streams.wait(self.digest, granule, lambda arrived: self.granule_arrived(granule))
+
+    def _read_ahead(self, read: _Read, *, missed: bool) -> None:
+        ahead = self._ahead.observe(read.offset, read.length, missed)
+        if ahead is not None and ahead[0] < self.size:
+            try:
+                self.fetch(self._cached.missing(ahead[0], min(ahead[1], self.size - ahead[0])), Priority.AHEAD)
+            except CacheLost:
+                return  # whoever reads next sees to it
+
+    def fetch(self, numbers: Iterable[int], priority: Priority) -> None:
+        """Ask for chunks; those that were asked for already come sooner if this is more urgent."""
+        chunks = self._cached.map.chunks
+        new: list[int] = []
+        urgent: list[int] = []
+        with self._lock:
+            for number in numbers:
+                before = self._asked.get(number)
+                # What has come since it was found missing is asked for again: rare, and the answer wakes who waits.
+                if before is None:
+                    new.append(number)
+                elif priority < before:
+                    urgent.append(number)
+                else:
+                    continue
+                self._asked[number] = priority
+        for number in urgent:
+            self._fetcher.raise_priority(chunks[number].digest, priority)
+        for number in new:
+            self._request(number, 0, priority)
+
+    def _request(self, number: int, which: int, priority: Priority) -> None:
+        if which >= len(self.sources):
+            self._arrived(number, None, EnvkitError(f"no store is known for layer {self.digest[:12]}"))
+            return
+
+        def done(plain: bytes | None, error: EnvkitError | None) -> None:
+            if error is not None and which + 1 < len(self.sources):
+                self._request(number, which + 1, priority)
+            else:
+                self._arrived(number, plain, error)
+
+        self._fetcher.chunk(self.sources[which], self._cached.map.chunks[number], priority, done)
+
+    def _arrived(self, number: int, plain: bytes | None, error: EnvkitError | None) -> None:
+        """Take a chunk, or the news that it cannot be had, to those who wait for it."""
+        if plain is not None:
+            self.fetched_bytes += self._cached.map.chunks[number].stored
+            self._keep(number, plain)
+        with self._lock:
+            self._asked.pop(number, None)
+            reads = [read for read in self._reads if number in read.chunks]
+        if error is None:
+            self._look_again(reads, number)
+            return
+        if isinstance(error, Forgotten):
+            if reads:  # somebody came to need it in the moment in which it was dropped
+                self.fetch([number], Priority.DEMAND)
+            return
+        if reads:
+            complain(f"layer {self.digest[:12]}: {error}")
+        for read in reads:
+            self._leave(read)
+            read.waiting.refuse(errno.EIO)
+
+    def _keep(self, number: int, plain: bytes) -> None:
+        """Put a verified chunk into the cache; where there is no room, into memory for those who wait."""
+        cached = self._cached
+        try:
+            cached.put_chunk(number, plain)
+        except GranulesDiffer as error:
+            complain(str(error))
+        except CacheLost as lost:
+            self._remake(cached, lost)
+            self._remember(number, plain)
+        except DiskFull as full:
+            complain(f"the cache keeps nothing more: {full}")
+            self._remember(number, plain)
+
+    def _remember(self, number: int, plain: bytes) -> None:
+        with self._lock:
+            self._uncached[number] = plain
+            total = sum(map(len, self._uncached.values()))
+            while total > _UNCACHED_BYTES and len(self._uncached) > 1:
+                total -= len(self._uncached.popitem(last=False)[1])
+
+    def granule_arrived(self, number: int) -> None:
+        """Look again at the reads that wait for a granule: it is in the cache now, or it will not come."""
+        with self._lock:
+            reads = [read for read in self._reads if number in read.granules]
+        self._look_again(reads)
+
+    def _look_again(self, reads: Iterable[_Read], number: int | None = None) -> None:
+        for read in reads:
+            with self._lock:
+                if read not in self._reads:
+                    continue
+                read.chunks.discard(-1 if number is None else number)
+                if number is not None and read.chunks:
+                    continue
+                self._reads.discard(read)
+            self.stalled += time.monotonic() - read.began
+            self._serve(read)
+
+    def _leave(self, read: _Read) -> None:
+        with self._lock:
+            self._reads.discard(read)
+
+    def _finish(self, read: _Read) -> None:
+        if self._uncached:
+            read.waiting.answer(self._assembled(read.offset, read.length))
+        else:
+            read.waiting.answer(self._cached.read(read.offset, read.length))
+
+    def _assembled(self, offset: int, length: int) -> bytes:
+        """Return a range whose chunks are partly in memory only."""
+        data = bytearray(self._cached.read(offset, length))
+        for extent in self._cached.map.blocks.lookup(offset, length):
+            plain = self._uncached.get(extent.chunk)
+            if plain is not None:
+                _copy(extent, plain, data, offset)
+        return bytes(data)
+
+    def _again(self, read: _Read, cached: CachedLayer, lost: CacheLost) -> None:
+        """Serve a read after the cache was lost under it; not for ever."""
+        read.attempts += 1
+        if read.attempts > _ATTEMPTS or not self._remake(cached, lost):
+            read.waiting.refuse(errno.EIO)
+        else:
+            self._serve(read)
+
+    def _remake(self, old: CachedLayer, lost: CacheLost) -> bool:
+        """Make the layer's place in the cache anew; return whether there is one now. One thread does it."""
+        with self._remaking:
+            if self._cached is not old:
+                return True
+            complain(str(lost))
+            old.retire()
+            try:
+                self._cached = self._reopen()
+            except (EnvkitError, OSError) as error:
+                complain(f"layer {self.digest[:12]} cannot be made anew: {error}")
+                return False
+            return True
+
+    def flush(self) -> None:
+        """Make what has come durable; where the layer is complete, make it the image that others mount directly."""
+        cached = self._cached
+        try:
+            cached.flush()
+            cached.finish()
+        except CacheLost as lost:
+            self._remake(cached, lost)
+        except DiskFull as full:
+            complain(str(full))
+
+
+def _copy(extent: Extent, plain: bytes, data: bytearray, offset: int) -> None:
+    start = extent.image_offset - offset
+    data[start : start + extent.length] = plain[extent.offset : extent.offset + extent.length]
+
+
+def not_found(name: str) -> OSError:
+    """Return the error of a file that is not served."""
+    return OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)

@@ -1,0 +1,296 @@
+"""Owns the stacks that containers run on now: which start pack helps each, what each touches first, what it has cost.
+
+A client begins a stack, makes the layers' places in the cache while the start pack is looked for, and asks then how to
+mount. If no start pack is known, or it is to be found out whether the one that is used is still good, one client of a
+stack mounts files of its own and its reads are recorded.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from envkit.cache.layer import GRANULE, CacheLost
+from envkit.content.startpack import Granule
+from envkit.drivers.files import DiskFull
+from envkit.errors import EnvkitError
+from envkit.model.ids import EnvName, is_digest
+from envkit.model.paths import Paths
+from envkit.model.startpack import ImageLayer, entry_point
+from envkit.ondemand.fetcher import Fetcher, Priority
+from envkit.ondemand.log import complain
+from envkit.ondemand.recording import Recording, build, is_worthwhile, joined, same_images
+from envkit.ondemand.sources import Stores
+from envkit.ondemand.startplaces import Found, StartPlaces
+from envkit.ondemand.streaming import Stream
+
+if TYPE_CHECKING:
+    from envkit.ondemand.layers import Layers
+
+_FINDING = 5.0
+"""Seconds for which a start waits to hear whether there is a start pack."""
+_PREPARING = 120.0
+_LOW_PRIORITY = 10
+
+
+class Stack:
+    """One stack that one client runs: its layers, the lowest first, and which of them are served.
+
+    :ivar environment: None where nothing is to be found or recorded for it.
+    """
+
+    def __init__(self, identity: str, message: Mapping[str, object], store: str) -> None:
+        self.identity = identity
+        self.digests = _digests(message["layers"])
+        self.served = frozenset(_digests(message["served"]))
+        self.store = store
+        named = str(message.get("environment") or "")
+        owner, _, name = named.partition("/")
+        self.environment = EnvName(owner=owner, name=name) if named else None
+        command = message.get("command")
+        self.entry = entry_point([str(word) for word in command]) if isinstance(command, list) else ""
+        self.wants_pack = message.get("start_pack") is not False
+        self.began = time.monotonic()
+        self.found: Found | None = None
+        self.looked = threading.Event()
+        self.prepared = threading.Event()
+        self.stream: Stream | None = None
+        self.recording: Recording | None = None
+        self.fetched: dict[str, tuple[int, float]] = {}
+        self.requests = 0
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Of which only one is recorded at a time."""
+        return str(self.environment), "".join(self.digests), self.entry
+
+
+class Stacks:
+    """All stacks in use, by an identity that their client gets. `layers` is set once, before anything else."""
+
+    layers: "Layers"
+
+    def __init__(self, paths: Paths, fetcher: Fetcher, stores: Stores) -> None:
+        self._paths = paths
+        self._fetcher = fetcher
+        self._stores = stores
+        self._stacks: dict[str, Stack] = {}
+        self._building = 0
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be done for stacks that have ended."""
+        return self._building > 0
+
+    def begin(self, message: Mapping[str, object]) -> dict[str, object]:
+        """Take note of a stack that somebody starts, and look for its start pack meanwhile.
+
+        :raises EnvkitError: the message is malformed.
+        """
+        stack = Stack(os.urandom(4).hex(), message, str(message["store"]))
+        stack.requests = sum(self._fetcher.counters().requests)
+        with self._lock:
+            self._stacks[stack.identity] = stack
+        if stack.environment is not None and stack.wants_pack:
+            threading.Thread(target=self._help, args=(stack,), name="start pack", daemon=True).start()
+        else:
+            stack.looked.set()
+        return {"stack": stack.identity}
+
+    def prepared(self, message: Mapping[str, object]) -> dict[str, object]:
+        """Take note that the layers have their places in the cache; say which recording the client is to mount.
+
+        An empty recording means: none, mount the layers that others mount, too.
+        """
+        stack = self._stacks.get(str(message["stack"]))
+        if stack is None:
+            raise EnvkitError("the image server was restarted while a container started", resolution="try again")
+        for digest in stack.served:
+            layer = self.layers.layer(digest)
+            stack.fetched[digest] = (layer.fetched_bytes, layer.stalled)
+        stack.prepared.set()
+        stack.looked.wait(_FINDING)
+        recorded = self._record(stack)
+        whole = recorded and stack.found is None
+        return {"recording": stack.identity if recorded else "", "whole": whole}
+
+    def end(self, identity: str, *, code: int | None) -> dict[str, object]:
+        """Take note that a container has ended, None if nobody knows how; return what its stack has cost."""
+        with self._lock:
+            stack = self._stacks.pop(identity, None)
+        if stack is None:
+            return {}
+        stack.prepared.set()
+        seconds = time.monotonic() - stack.began
+        recording, found = stack.recording, stack.found
+        if recording is not None:
+            recording.end()
+            used = None if found is None else found.pack
+            if code is not None and is_worthwhile(recording, stack.entry, used, code=code, seconds=seconds):
+                with self._lock:
+                    self._building += 1
+                threading.Thread(target=self._build, args=(stack, recording), name="packer", daemon=True).start()
+        return self._cost(stack, seconds)
+
+    def touched(self, recording: str, digest: str, offset: int, length: int, *, missed: bool) -> None:
+        """Take note of a read of somebody whose first touches are recorded."""
+        stack = self._stacks.get(recording)
+        if stack is not None and stack.recording is not None and digest in stack.digests:
+            stack.recording.touch(stack.digests.index(digest), offset, length, missed=missed)
+
+    def expected(self, digest: str, granule: int) -> bool:
+        """Tell whether a granule of a layer is on its way."""
+        return any(stream.expected(number, granule) for stream, number in self._streams(digest))
+
+    def wait(self, digest: str, granule: int, waiter: Callable[[bool], None]) -> bool:
+        """Have somebody told when a granule has come or will not come; False if it is not on its way."""
+        return any(stream.wait(number, granule, waiter) for stream, number in self._streams(digest))
+
+    def _streams(self, digest: str) -> Iterator[tuple[Stream, int]]:
+        """Yield the streams that may bring something of a layer, each with the layer's number in its stack."""
+        for stack in list(self._stacks.values()):
+            if stack.stream is not None and digest in stack.served:
+                yield stack.stream, stack.digests.index(digest)
+
+    def round(self) -> None:
+        """Tell those who have waited too long for a start pack to look elsewhere; to be called every second."""
+        for stack in list(self._stacks.values()):
+            if stack.stream is not None:
+                stack.stream.expire()
+
+    def _help(self, stack: Stack) -> None:
+        """Look for the start pack of a stack, and stream it as soon as its layers have their places."""
+        try:
+            if stack.environment is not None:
+                stack.found = self._places(stack).find(stack.environment, stack.digests, stack.entry)
+            stack.looked.set()
+            if stack.found is not None and stack.prepared.wait(_PREPARING) and stack.identity in self._stacks:
+                self._stream(stack, stack.found)
+        except Exception as error:  # noqa: BLE001  # it is a hint: without it the start is slower, no more
+            complain(f"no start pack is used: {type(error).__name__}: {error}")
+        finally:
+            stack.looked.set()
+
+    def _stream(self, stack: Stack, found: Found) -> None:
+        same = same_images(found.pack, self._images(stack))
+        served = {number for number in same if stack.digests[number] in stack.served}
+        stack.stream = Stream(
+            found.pack,
+            self._fetcher,
+            found.source,
+            found.key,
+            put=lambda layer, granule, data: self._put(stack, layer, granule, data),
+            layers=served,
+            wanted=lambda layer, granule: self._wanted(stack, layer, granule),
+            head=found.head,
+        )
+        stack.stream.start()
+
+    def _wanted(self, stack: Stack, layer: int, granule: int) -> bool:
+        try:
+            return not self.layers.layer(stack.digests[layer]).cached.has_granule(granule)
+        except CacheLost:
+            return True
+
+    def _put(self, stack: Stack, number: int, granule: int, data: "bytes | memoryview") -> None:
+        layer = self.layers.layer(stack.digests[number])
+        layer.cached.put_granule(granule, data)
+
+    def _record(self, stack: Stack) -> bool:
+        """Decide whether a stack is recorded, and begin."""
+        if stack.environment is None or not stack.wants_pack or not self.layers.room_for_names:
+            return False
+        with self._lock:
+            for other in self._stacks.values():
+                if other.recording is not None and other.key == stack.key:
+                    return False
+            stack.recording = Recording(self._images(stack))
+        return True
+
+    def _images(self, stack: Stack) -> list[ImageLayer]:
+        images = []
+        for digest in stack.digests:
+            known = self.layers.layer(digest).cached.map
+            images.append(ImageLayer(digest=digest, uuid=known.uuid, size=known.size, data=known.metadata))
+        return images
+
+    def _build(self, stack: Stack, recording: Recording) -> None:
+        """Make the next start pack of a stack and leave it where others find it. Takes its time."""
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+            found = stack.found
+            earlier = None if found is None else found.pack
+            unwatched = () if found is None else [n for n, d in enumerate(stack.digests) if d not in stack.served]
+            if earlier is not None:
+                self._fetch_chunks(stack, joined(recording, earlier, unwatched=unwatched))
+            made = build(
+                recording,
+                stack.entry,
+                lambda layer, granule: self._verified(stack, layer, granule),
+                earlier=earlier,
+                unwatched=unwatched,
+            )
+            if made is not None and stack.environment is not None:
+                self._places(stack).keep(stack.environment, made)
+        except Exception as error:  # noqa: BLE001  # it is a hint, and nobody waits for it
+            complain(f"no start pack was made: {type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                self._building -= 1
+
+    def _fetch_chunks(self, stack: Stack, granules: list[Granule]) -> None:
+        """Have the chunks of granules that came with a start pack: only what is verified goes into the next one."""
+        needed: dict[int, set[int]] = {}
+        for granule in granules:
+            cached = self.layers.layer(stack.digests[granule.layer]).cached
+            chunks = {extent.chunk for extent in cached.map.blocks.lookup(granule.number * GRANULE, GRANULE)}
+            needed.setdefault(granule.layer, set()).update(n for n in chunks if not cached.chunk_ready(n))
+        until = time.monotonic() + _PREPARING
+        for number, chunks in needed.items():
+            layer = self.layers.layer(stack.digests[number])
+            layer.fetch(sorted(chunks), Priority.BACKGROUND)
+            while time.monotonic() < until and not all(map(layer.cached.chunk_ready, chunks)):
+                time.sleep(0.2)
+
+    def _verified(self, stack: Stack, number: int, granule: int) -> bytes | None:
+        """Return a granule that comes from verified chunks only; None where it does not."""
+        cached = self.layers.layer(stack.digests[number]).cached
+        offset = granule * GRANULE
+        try:
+            if not all(cached.chunk_ready(extent.chunk) for extent in cached.map.blocks.lookup(offset, GRANULE)):
+                return None
+            return cached.read(offset, min(GRANULE, cached.map.size - offset))
+        except (CacheLost, DiskFull):
+            return None
+
+    def _places(self, stack: Stack) -> StartPlaces:
+        store = self._stores.store(stack.store)
+        return StartPlaces(store, self._stores.source(stack.store), f"{self._paths.root}/cache/starts")
+
+    def _cost(self, stack: Stack, seconds: float) -> dict[str, object]:
+        fetched, stalled, ready, total = 0, 0.0, 0, 0
+        for digest, (before, waited) in stack.fetched.items():
+            layer = self.layers.layer(digest)
+            fetched += layer.fetched_bytes - before
+            stalled += layer.stalled - waited
+            ready += layer.cached.ready_bytes()
+            total += layer.cached.total_bytes
+        streamed = 0 if stack.stream is None else stack.stream.progress().bytes
+        return {
+            "seconds": round(seconds, 3),
+            "bytes": fetched + streamed,
+            "chunk_bytes": fetched,
+            "start_pack_bytes": streamed,
+            "requests": sum(self._fetcher.counters().requests) - stack.requests,
+            "stalled": round(stalled, 3),
+            "ready": ready,
+            "size": total,
+        }
+
+
+def _digests(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and is_digest(item) for item in value):
+        raise EnvkitError("a message to the image server is malformed")
+    return value

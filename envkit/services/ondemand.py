@@ -1,0 +1,95 @@
+"""Owns the use of the image server by a starting container: its layers' places in the cache, and the server's files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from envkit.errors import EnvkitError
+from envkit.model.version import LayerRef
+from envkit.ondemand.client import Client
+from envkit.ondemand.prepare import prepare
+from envkit.ondemand.sources import describe
+from envkit.services.context import Context
+from envkit.store.objects import get_tree
+from envkit.store.parallel import each
+
+
+class Demand:
+    """Layers that are served on demand to one container.
+
+    :ivar recording: its first touches are recorded, so that it mounts files of its own.
+    """
+
+    def __init__(self, client: Client, stack: str, served: frozenset[str]) -> None:
+        self._client = client
+        self._stack = stack
+        answer, _ = client.ask({"op": "prepared", "stack": stack})
+        self._suffix = f".{answer['recording']}" if answer.get("recording") else ""
+        self._whole = answer.get("whole") is True
+        self._served = served
+        self.recording = bool(self._suffix)
+
+    def path(self, digest: str, complete: Mapping[str, str]) -> str:
+        """Return the path that a layer is to be mounted from; `complete` are the images that this node has."""
+        if digest in complete and not self._whole:
+            return complete[digest]
+        return self._client.path(digest + self._suffix)
+
+    def end(self, code: int | None) -> dict[str, object]:
+        """Tell that the container has ended, with its exit code; return what it has cost, if that is known."""
+        try:
+            return self._client.ask({"op": "end", "stack": self._stack, "code": code})[0]
+        except EnvkitError:  # the server was restarted meanwhile: nobody knows, and the job has its result
+            return {}
+
+    def close(self) -> None:
+        """Let the server go; what is mounted stays."""
+        self._client.close()
+
+
+def demand(
+    context: Context,
+    layers: Sequence[LayerRef],
+    missing: Sequence[LayerRef],
+    *,
+    environment: str,
+    command: Sequence[str],
+    start_pack: bool,
+) -> Demand:
+    """Have the layers of a stack that this node does not have served on demand.
+
+    :raises EnvkitError: a tree cannot be had, or the image server does not start.
+    """
+    digests, served = [layer.tree for layer in layers], [layer.tree for layer in missing]
+    with ThreadPoolExecutor(1) as pool:
+        # Meanwhile the server starts, and looks for the start pack.
+        prepared = pool.submit(_prepare, context, missing)
+        client = Client.connect(context.paths)
+        try:
+            store = client.open(digests, describe(context.store.url, context.store_settings, os.environ))
+            begun, _ = client.ask(
+                {
+                    "op": "begin",
+                    "layers": digests,
+                    "served": served,
+                    "environment": environment,
+                    "command": list(command),
+                    "store": store,
+                    "start_pack": start_pack,
+                }
+            )
+            prepared.result()
+            return Demand(client, str(begun["stack"]), frozenset(served))
+        except BaseException:
+            client.close()
+            raise
+
+
+def _prepare(context: Context, layers: Sequence[LayerRef]) -> None:
+    """Make the layers' places in the cache, several at once: most of it is waiting for the store."""
+
+    def one(layer: LayerRef) -> None:
+        prepare(context.paths, layer.tree, lambda: get_tree(context.store, layer.tree))
+
+    for _ in each(one, layers):
+        pass
