@@ -67,6 +67,9 @@ class CachedLayer:
         self._ready, self._digests = readyfile.load(directory, self._shape)
         if self.complete:
             self._ready.add_all()
+            for place, number in enumerate(stored.parted):
+                if not any(self._digests[place * readyfile.DIGEST : (place + 1) * readyfile.DIGEST]):
+                    self._ready.discard(number)  # there is nothing to compare it with
         self._verified = Bits(chunks)
         granules = -(-stored.map.size // GRANULE)
         self._from_pack = Bits(granules)

@@ -1,5 +1,6 @@
 """Owns how it is told what a run has cost: on standard error, where it does not mix with the command's output."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -12,17 +13,18 @@ _NOTHING = {"bytes": 0, "start_pack_bytes": 0, "chunk_bytes": 0, "requests": 0, 
 def show_costs(cost: Mapping[str, object], *, as_json: bool) -> None:
     """Show what `services.run` says of the cost of a run."""
     facts = {**_NOTHING, **{key: value for key, value in cost.items() if key in _NOTHING or key == "seconds"}}
-    if as_json:
-        print(json.dumps(facts, sort_keys=True), file=sys.stderr)
-    elif not cost:
-        print("fetched nothing: all of the environment is on this node", file=sys.stderr)
-    else:
-        print(
-            f"fetched {_bytes(facts, 'bytes')} in {facts['requests']} requests"
-            f" ({_bytes(facts, 'start_pack_bytes')} as a start pack); waited {facts['stalled']} s for them in all readers;"
-            f" {_bytes(facts, 'ready')} of {_bytes(facts, 'size')} are on this node now",
-            file=sys.stderr,
-        )
+    with contextlib.suppress(OSError):  # the command has run; its exit code is worth more than this
+        sys.stderr.write((json.dumps(facts, sort_keys=True) if as_json else _told(facts, known=bool(cost))) + "\n")
+
+
+def _told(facts: Mapping[str, object], *, known: bool) -> str:
+    if not known:
+        return "fetched nothing: all of the environment is on this node"
+    return (
+        f"fetched {_bytes(facts, 'bytes')} in {facts['requests']} requests ({_bytes(facts, 'start_pack_bytes')} as a"
+        f" start pack); readers waited {facts['stalled']} s for it; {_bytes(facts, 'ready')} of"
+        f" {_bytes(facts, 'size')} are on this node now"
+    )
 
 
 def _bytes(facts: Mapping[str, object], key: str) -> str:

@@ -40,6 +40,8 @@ COMMANDS = {
     "repair": "Put damaged objects of the store back.",
     "gc": "Delete from the store what no version needs any more.",
     "store": "Make a store in a directory or bucket of your choice.",
+    "cache": "Look after what this machine keeps of environments.",
+    "stat": "Show what is fetched on demand on this machine now.",
     "doctor": "Check this machine and say how to mend what is missing.",
     "completion": "Print the completion script for your shell.",
 }

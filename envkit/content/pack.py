@@ -191,7 +191,8 @@ class PackWriter:
         """Give chunks their rows in the table, and compress those that are new to this writer and to the store."""
         rows: list[_New] = []
         plains: list[Plain] = []
-        known = self._known([digest for digest in digests if digest not in self._places])
+        fresh = list(dict.fromkeys(digest for digest in digests if digest not in self._places))
+        known = self._known(fresh) if fresh else {}
         for plain, digest in zip(batch, digests, strict=True):
             place = self._places.get(digest)
             if place is None:

@@ -4,9 +4,9 @@ A request is a header and its arguments, read whole from /dev/fuse; an answer ca
 Nothing here knows what is served. Names are those of the kernel's header.
 """
 
-import contextlib
 import errno
 import os
+import signal
 import stat
 import struct
 
@@ -67,15 +67,20 @@ _DIRENT = struct.Struct("<QQII")
 _STATFS = struct.Struct("<QQQQQIIII24x")
 HEADER = _IN.size
 _UNIQUE_OFFSET = 8
+_SIGKILL = 1 << (signal.SIGKILL - 1)
 
 
 class Request(Record):
-    """One request of the kernel: what to do (`opcode`) with which node, and the arguments as bytes."""
+    """One request of the kernel: what to do (`opcode`) with which node, and the arguments as bytes.
+
+    `pid` is the thread that waits for the answer, 0 where none does.
+    """
 
     opcode: int
     unique: int
     node: int
     body: bytes
+    pid: int = 0
 
     @property
     def name(self) -> bytes:
@@ -119,10 +124,10 @@ def read_request(buffer: "bytearray | memoryview", length: int) -> Request | Non
     """Return the request that the first `length` bytes of a buffer hold; None where they are none."""
     if length < HEADER:
         return None
-    total, opcode, unique, node, *_ = _IN.unpack_from(buffer)
+    total, opcode, unique, node, _, _, pid, *_ = _IN.unpack_from(buffer)
     if not HEADER <= total <= length:
         return None
-    return Request(opcode=opcode, unique=unique, node=node, body=bytes(buffer[HEADER:total]))
+    return Request(opcode=opcode, unique=unique, node=node, body=bytes(buffer[HEADER:total]), pid=pid)
 
 
 def request_in(buffer: memoryview) -> Request | None:
@@ -213,18 +218,12 @@ def directory_entries(names: "list[tuple[int, bytes]]", offset: int, limit: int)
     return b"".join(parts)
 
 
-def connection_of(target: str) -> int | None:
-    """Return the number of the connection behind a mounted FUSE file system, without asking its server."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in reversed(file.readlines()):
-            fields = line.split(" ")
-            if fields[4] == target:
-                return int(fields[2].partition(":")[2])
-    return None
-
-
-def abort(connection: int) -> None:
-    """End a connection: whoever waits for its server gets ECONNABORTED at once. Needs /sys/fs/fuse/connections."""
-    with contextlib.suppress(OSError):
-        with open(f"/sys/fs/fuse/connections/{connection}/abort", "w", encoding="ascii") as file:
-            file.write("1")
+def is_being_killed(pid: int) -> bool:
+    """Tell whether a thread has SIGKILL pending: it ends as soon as what it waits for is answered."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return False
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+    return any(mask & _SIGKILL for mask in pending)

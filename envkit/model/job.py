@@ -37,7 +37,8 @@ class Job(Record):
     """One command in an environment. `memory` in bytes, `timeout` in seconds; None means no limit.
 
     `directory` None is the user's home; `as_root` runs as the container's root rather than as the invoking user.
-    `fetch` is one of `config.model.FETCH`, or empty for what is configured; `start_pack`: one may be used and made.
+    `fetch` is one of `config.model.FETCH`, or empty for what is configured; `start_pack`: one may be used and made,
+    `trace`: one is made in any case, and waited for.
     """
 
     environment: str
@@ -52,6 +53,7 @@ class Job(Record):
     as_root: bool = False
     fetch: str = ""
     start_pack: bool = True
+    trace: bool = False
 
 
 class Outcome(Record):

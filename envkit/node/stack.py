@@ -18,13 +18,16 @@ from envkit.model.paths import Paths
 from envkit.model.record import Record
 from envkit.node.instance import Holder, live_holders, write_holder
 
+_RECORDED_READ_AHEAD = 16
+"""KiB that the kernel reads ahead where first touches are recorded: they are to be those of the program."""
+
 
 class StackSpec(Record):
     """What to stack: (digest, image file) of each layer, the lowest first; the directory with `upper` and `work`.
 
     `options` is overlay(5)'s option string for the names `0:1:...` of the lowers and the two directories. `own` says
     that the stack lives and ends with this process, which others may then copy its layers from; the monitor of a
-    session records itself. `alone`: no layer is shared with containers that run already.
+    session records itself. `alone`: no layer is shared with containers that run already, as its reads are recorded.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -47,7 +50,10 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     os.mkdir(lower, 0o755)
     os.mkdir(root, 0o755)
     with locked(paths.lock):
+        devices = mount.image_devices() if spec.alone else frozenset()
         _mount_layers(spec.layers, layers, [] if spec.alone else live_holders(paths), through_loop=through_loop)
+        if spec.alone:
+            mount.limit_read_ahead(devices, _RECORDED_READ_AHEAD)
         if spec.own:
             write_holder(spec.directory, os.getpid(), tuple(digest for digest, _ in spec.layers))
     userns = user_namespace(spec.ids)

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from envkit.errors import EnvkitError
 from envkit.model.tree import Chunk
 from envkit.ondemand.log import complain
 from envkit.ondemand.waiting import Priority
@@ -114,7 +115,8 @@ class _Work:
         numbers: list[int] = []
         while self.left and budget > 0:
             number = self.left.popleft()
-            if not layer.is_ready(number) and not layer.is_asked(number):
+            # In this order: what comes between the two questions is ready.
+            if not layer.is_asked(number) and not layer.is_ready(number):
                 self.asked[number] = layer.chunks[number].stored
                 budget -= self.asked[number]
                 numbers.append(number)
@@ -216,10 +218,14 @@ class Background:
 
     def _ask(self, layer: Layer, work: _Work, now: float, budget: float, priority: Priority) -> int:
         """Ask for chunks of a layer; return their stored bytes."""
-        work.look(layer, now)
-        numbers = work.next(layer, budget)
-        if numbers:
-            layer.fetch(numbers, priority)
+        numbers: list[int] = []
+        try:
+            work.look(layer, now)
+            numbers = work.next(layer, budget)
+            if numbers:
+                layer.fetch(numbers, priority)
+        except (EnvkitError, OSError) as error:  # one layer that is broken does not stop the others
+            complain(f"fetching layer {layer.digest[:12]} in the background: {error}")
         return sum(work.asked[number] for number in numbers)
 
 

@@ -89,11 +89,12 @@ class Client:
             raise ValueError("open first")
         return f"/proc/self/fd/{self._root}/{name}"
 
-    def ask(self, message: Mapping[str, object]) -> tuple[dict[str, object], int | None]:
-        """Return the answer to a message, and the descriptor that came with it.
+    def ask(self, message: Mapping[str, object], *, patience: float = _ANSWER) -> tuple[dict[str, object], int | None]:
+        """Return the answer to a message, and the descriptor that came with it; waits for `patience` seconds.
 
         :raises ServerFailed: the server could not, or is gone.
         """
+        self._connection.settimeout(patience)
         try:
             send(self._connection, message)
             received = receive(self._connection)

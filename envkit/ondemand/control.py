@@ -16,9 +16,11 @@ from envkit.ondemand.fetcher import Fetcher
 from envkit.ondemand.holder import Held
 from envkit.ondemand.layers import Layers
 from envkit.ondemand.messages import receive, send
+from envkit.ondemand.served import ServedLayer
 from envkit.ondemand.sources import Stores
 from envkit.ondemand.stacks import Stacks
 
+_PAGE = 200
 _Answer = tuple[Mapping[str, object], int | None]
 
 
@@ -41,6 +43,7 @@ class Control:
             "prepared": self._prepared,
             "end": self._end,
             "state": self._state,
+            "pulled": self._pulled,
             "stop": self._stop,
         }
 
@@ -123,20 +126,39 @@ class Control:
         return {"pid": os.getpid()}, None
 
     def _state(self, message: Mapping[str, object]) -> _Answer:
-        del message
+        """Tell how the server is: what was fetched, and of `_PAGE` layers from number `first` on what is there."""
+        first = message.get("first")
+        start = first if isinstance(first, int) and first > 0 else 0
+        opened = self._layers.opened()
         counters = self._fetcher.counters()
-        layers = [
-            {
-                "digest": layer.digest,
-                "size": layer.cached.total_bytes,
-                "ready": layer.cached.ready_bytes(),
-                "fetched": layer.fetched_bytes,
-                "stalled": round(layer.stalled, 3),
-            }
-            for layer in self._layers.opened()
-        ]
-        fetched = {name: getattr(counters, name) for name in ("requests", "bytes", "chunks", "retries", "failures")}
-        return {"pid": os.getpid(), "clients": self._clients, "layers": layers, "fetched": fetched}, None
+        counted = ("requests", "bytes", "chunks", "retries", "failures")
+        return {
+            "pid": os.getpid(),
+            "clients": self._clients,
+            "fetched": {name: sum(getattr(counters, name)) for name in counted},
+            "round_trip": round(self._fetcher.link.round_trip, 6),
+            "bandwidth": round(self._fetcher.link.bandwidth),
+            "layers": [_facts(layer) for layer in opened[start : start + _PAGE]],
+            "more": len(opened) > start + _PAGE,
+        }, None
+
+    def _pulled(self, message: Mapping[str, object]) -> _Answer:
+        """Tell which ranges of a layer's image were fetched because somebody read them, the first ones."""
+        wanted = str(message.get("digest"))
+        found = [layer.pulled for layer in self._layers.opened() if layer.digest == wanted]
+        return {"ranges": found[0] if found else []}, None
+
+
+def _facts(layer: ServedLayer) -> dict[str, object]:
+    return {
+        "digest": layer.digest,
+        "size": layer.cached.total_bytes,
+        "ready": layer.cached.ready_bytes(),
+        "fetched": layer.fetched_bytes,
+        "reads": layer.reads,
+        "waits": layer.waits,
+        "stalled": round(layer.stalled, 3),
+    }
 
 
 def _texts(value: object) -> list[str]:

@@ -1,7 +1,7 @@
 """Owns the pair of processes behind the image server, and what they hold between them.
 
-Two processes have the same descriptors: /dev/fuse, the listening socket, the journal and the lock. The *server* does the
-work. The *holder* does nothing but start another server when it dies; and should the holder die, the server starts
+Two processes have the same descriptors: /dev/fuse, the listening socket, the journal and the lock. The *server* does
+the work. The *holder* does nothing but start another server when it dies; and should the holder die, the server starts
 another holder. So the kernel's requests survive the death of either. Only if both die at once is the connection gone;
 then readers get an error, never anything wrong.
 
@@ -63,7 +63,7 @@ def _spawn(paths: Paths, role: str, descriptors: Sequence[int], log: int, other:
 
     def before_exec() -> None:
         for descriptor in descriptors:
-            os.set_inheritable(descriptor, True)
+            os.set_inheritable(descriptor, True)  # noqa: FBT003
         os.dup2(log, 2)
 
     path = ":".join(entry for entry in sys.path if entry)
@@ -88,7 +88,7 @@ class Held:
         """Return what the process that started this one has passed on."""
         descriptors = [int(number) for number in numbers.split(",")]
         for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
+            os.set_inheritable(descriptor, False)  # noqa: FBT003
         return cls(paths, *descriptors)
 
     @property
@@ -102,7 +102,7 @@ class Held:
 
 
 def begin(paths: Paths) -> None:
-    """Be the first process of a new pair: mount, listen, and hold. Returns at its end, or at once if there is a pair."""
+    """Be the first process of a new pair: mount, listen, hold. Returns at its end, or at once if there is a pair."""
     lock = try_lock(paths.images_lock)
     if lock is None:
         return

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from envkit.cache.layer import CachedLayer, CacheLost
 from envkit.errors import EnvkitError
@@ -30,7 +30,10 @@ MAX_NAMES = 10_000
 
 
 class Layers(Files):
-    """All layers of a node, opened when they are first asked for."""
+    """All layers of a node, opened when they are first asked for.
+
+    :ivar on_demand: called whenever a read has to wait for the store.
+    """
 
     def __init__(self, paths: Paths, journal: Journal, fetcher: Fetcher, stores: Stores, stacks: Stacks) -> None:
         self._paths = paths
@@ -44,6 +47,7 @@ class Layers(Files):
         self._open: dict[str, ServedLayer] = {}
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self.on_demand: Callable[[], None] = lambda: None
         self._load(journal.load())
 
     def lookup(self, name: str) -> tuple[int, int]:
@@ -122,7 +126,7 @@ class Layers(Files):
                 prepare(self._paths, digest, lambda: tree_from(self._stores, stores, digest), anew=True)
                 return CachedLayer.open(directory)
 
-        layer = ServedLayer(digest, reopen(), reopen, self._fetcher, self._stacks)
+        layer = ServedLayer(digest, reopen(), reopen, self._fetcher, self._stacks, self._on_demand)
         layer.sources = [self._stores.source(name) for name in self._sources.get(digest, [])]
         return layer
 
@@ -130,6 +134,9 @@ class Layers(Files):
     def room_for_names(self) -> bool:
         """Whether there is room for names of recordings; files that are mounted need them more."""
         return len(self._names) < MAX_NAMES // 2
+
+    def _on_demand(self) -> None:
+        self.on_demand()
 
     def _named(self, node: int) -> tuple[str, str]:
         """Return (digest, recording) of a node; the second is empty for most."""

@@ -19,4 +19,5 @@ def complain(text: str) -> None:
             _last.clear()
         _last[text] = now
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    print(stamp, text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{stamp} {text}\n")
+    sys.stderr.flush()

@@ -45,12 +45,13 @@ class Files(ABC):
 class Waiting:
     """A READ that the kernel waits for. Whoever answers first has answered; all else does nothing."""
 
-    __slots__ = ("_loop", "_slot", "unique")
+    __slots__ = ("_loop", "_slot", "pid", "unique")
 
-    def __init__(self, loop: "Loop", unique: int, slot: int) -> None:
+    def __init__(self, loop: "Loop", request: fuse.Request, slot: int) -> None:
         self._loop = loop
         self._slot = slot
-        self.unique = unique
+        self.unique = request.unique
+        self.pid = request.pid
 
     def answer(self, *data: "bytes | memoryview") -> None:
         """Give the reader its bytes."""
@@ -100,6 +101,11 @@ class Loop:
         """How many reads wait for the store."""
         return len(self._waiting)
 
+    def let_killed_go(self) -> None:
+        """Answer those readers that were killed and wait for nothing but their answer; to be called every second."""
+        for waiting in list(self._waiting.values()):
+            self._let_go(waiting)
+
     def take(self, waiting: Waiting) -> bool:
         """Tell one of several who would answer that it may; for `Waiting`."""
         return self._waiting.pop(waiting.unique, None) is not None
@@ -108,6 +114,13 @@ class Loop:
         """Let a slot be used again: its request is answered; for `Waiting`."""
         self._journal.clear(slot)
         self._free.put(slot)
+
+    @staticmethod
+    def _let_go(waiting: Waiting | None) -> None:
+        # The kernel tells of every signal. One that the reader survives must not cost it its bytes: the file system
+        # above would make an EIO of it.
+        if waiting is not None and fuse.is_being_killed(waiting.pid):
+            waiting.refuse(errno.EINTR)
 
     def _read(self) -> None:
         while not self._ended.is_set():
@@ -141,7 +154,7 @@ class Loop:
         self.release(slot)
 
     def _begin(self, request: fuse.Request, slot: int) -> None:
-        waiting = Waiting(self, request.unique, slot)
+        waiting = Waiting(self, request, slot)
         self._waiting[request.unique] = waiting
         try:
             offset, length = request.range
@@ -174,8 +187,6 @@ class Loop:
             case fuse.RELEASE | fuse.RELEASEDIR | fuse.FLUSH | fuse.DESTROY | fuse.FORGET | fuse.BATCH_FORGET:
                 return b""
             case fuse.INTERRUPT:
-                interrupted = self._waiting.get(request.interrupted)
-                if interrupted is not None:
-                    interrupted.refuse(errno.EINTR)
+                self._let_go(self._waiting.get(request.interrupted))
                 return b""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

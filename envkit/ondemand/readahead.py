@@ -2,9 +2,10 @@
 
 A few streams at once, each known by where it has come to. A stream begins with a miss; a second one right behind it
 asks for what follows, and from then on the stream stays ahead: whenever less than half of what it asked for last is
-left before the reader, it asks for twice as much. Reads elsewhere are other streams. Plain arithmetic; not safe for
-several threads at once.
+left before the reader, it asks for twice as much. Reads elsewhere are other streams. Plain arithmetic.
 """
+
+import threading
 
 FIRST = 512 << 10
 LONGEST = 16 << 20
@@ -26,17 +27,22 @@ class _Stream:
 
 
 class ReadAhead:
-    """The streams of one layer. `sequential` is the most bytes that one of them has read so far."""
+    """The streams of one layer; for any thread. `sequential` is the most bytes that one of them has read so far."""
 
     def __init__(self) -> None:
         self.sequential = 0
         self._streams: list[_Stream] = []  # the one that was used last at the end
+        self._lock = threading.Lock()
 
     def observe(self, offset: int, length: int, missed: bool) -> tuple[int, int] | None:  # noqa: FBT001
         """Note a read; return the range (offset, length) to be fetched in advance, or None.
 
         :param missed: some of what was read was not there yet.
         """
+        with self._lock:
+            return self._observe(offset, length, missed=missed)
+
+    def _observe(self, offset: int, length: int, *, missed: bool) -> tuple[int, int] | None:
         stream = self._find(offset)
         if stream is None:
             if missed:

@@ -167,14 +167,27 @@ def build(
     unwatched: Collection[int] = (),
     stopped: Callable[[], bool] = lambda: False,
 ) -> Encoded | None:
-    """Make the start pack of a recording, joined with one of earlier runs; None if nothing of it can be had.
+    """Make the start pack of a recording, joined with one of earlier runs; None if too little of it can be had.
 
     An earlier one of another entry point is not joined. Takes a second of a processor for some 4 MB: not for a thread
     that somebody waits for.
 
-    :param read: returns a granule's verified bytes from the node's cache; None leaves it out.
+    :param read: returns a granule's bytes as its chunks have them. What came from the earlier start pack was never
+        compared with those, so they may have to be fetched first. None if they cannot be had.
     :param stopped: asked now and then; if it says so, the result is None.
     """
     own = earlier if earlier is not None and earlier.entry_point == entry_point else None
     granules = joined(recording, own, unwatched=unwatched)
-    return encode(recording.layers, entry_point, granules, read, stopped=stopped)
+    lost = 0
+
+    def counted(layer: int, granule: int) -> bytes | None:
+        nonlocal lost
+        data = read(layer, granule)
+        lost += data is None
+        return data
+
+    # One with holes would take the place of a better one.
+    made = encode(
+        recording.layers, entry_point, granules, counted, stopped=lambda: lost > len(granules) * _ENOUGH or stopped()
+    )
+    return None if lost > len(granules) * _ENOUGH else made

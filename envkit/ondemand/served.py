@@ -10,13 +10,16 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
+from envkit.cache.bits import Bits
 from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, GranulesDiffer
 from envkit.drivers.files import DiskFull
 from envkit.errors import EnvkitError
 from envkit.model.blockmap import Extent
+from envkit.model.tree import Chunk
 from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
 from envkit.ondemand.log import complain
 from envkit.ondemand.loop import Waiting
@@ -24,6 +27,7 @@ from envkit.ondemand.readahead import ReadAhead
 
 _UNCACHED_BYTES = 64 << 20
 _ATTEMPTS = 3
+_MAX_PULLED = 2000
 Reopen = Callable[[], CachedLayer]
 """Opens what the cache has of a layer, making it anew from its tree if that is damaged or gone."""
 
@@ -54,27 +58,43 @@ class _Read:
 
 
 class ServedLayer:
-    """One layer; safe in any number of threads. `sources` are the stores that may have its chunks, the best first."""
+    """One layer; safe in any number of threads.
+
+    :ivar sources: the stores that may have its chunks, the best first.
+    :ivar reads: reads of the kernel; `waits`: those that had to wait; `stalled`: seconds of that, of all readers.
+    :ivar pulled: the first ranges of the image, (offset, length), that were fetched because somebody read them.
+    :param on_demand: called whenever a read has to wait for the store.
+    """
 
     def __init__(
-        self, digest: str, cached: CachedLayer, reopen: Reopen, fetcher: Fetcher, streams: Streams
+        self,
+        digest: str,
+        cached: CachedLayer,
+        reopen: Reopen,
+        fetcher: Fetcher,
+        streams: Streams,
+        on_demand: Callable[[], None] = lambda: None,
     ) -> None:
         self.digest = digest
         self.sources: list[Source] = []
         self.size = cached.map.size
         self.stalled = 0.0
-        self.missed_bytes = 0
         self.fetched_bytes = 0
-        self.last_miss = 0.0
+        self.reads = 0
+        self.waits = 0
+        self.pulled: list[tuple[int, int]] = []
         self._cached = cached
         self._reopen = reopen
         self._fetcher = fetcher
         self._streams = streams
+        self._on_demand = on_demand
         self._lock = threading.Lock()
         self._reads: set[_Read] = set()
         self._asked: dict[int, Priority] = {}
         self._uncached: OrderedDict[int, bytes] = OrderedDict()
         self._ahead = ReadAhead()
+        self._touched = Bits(-(-self.size // GRANULE))
+        self._touched_granules = 0
         self._remaking = threading.Lock()
 
     @property
@@ -83,20 +103,58 @@ class ServedLayer:
         return self._cached
 
     @property
+    def chunks(self) -> Sequence[Chunk]:
+        """Its chunk table."""
+        return self._cached.map.chunks
+
+    @property
+    def total(self) -> int:
+        """Bytes of its image that come from chunks."""
+        return self._cached.total_bytes
+
+    @property
+    def touched(self) -> int:
+        """How many bytes of the image were read by somebody, in granules."""
+        return self._touched_granules * GRANULE
+
+    @property
+    def sequential(self) -> int:
+        """The most bytes that were read in a row."""
+        return self._ahead.sequential
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the chunks that are not in the cache."""
+        cached = self._cached
+        return [number for number in range(len(cached.map.chunks)) if not cached.chunk_ready(number)]
+
+    def is_ready(self, number: int) -> bool:
+        """Tell whether a chunk is in the cache."""
+        return self._cached.chunk_ready(number)
+
+    def is_asked(self, number: int) -> bool:
+        """Tell whether a chunk was asked for and has neither come nor failed."""
+        return number in self._asked
+
+    @property
     def idle(self) -> bool:
         """Whether nobody waits for any of it now."""
         return not self._reads and not self._asked
 
     def read(self, offset: int, length: int, waiting: Waiting) -> bool:
-        """Answer a read of the image, now or when its bytes have come; return whether they have to be fetched for it."""
+        """Answer a read of the image, now or when its bytes have come; return whether it has to wait for the store."""
         length = max(0, min(length, self.size - offset))
         if not length:
             waiting.answer()
             return False
+        self.reads += 1
+        for granule in range(offset // GRANULE, (offset + length - 1) // GRANULE + 1):
+            if not self._touched[granule]:
+                self._touched.add(granule)
+                self._touched_granules += 1
         return self._serve(_Read(offset, length, waiting))
 
     def _serve(self, read: _Read) -> bool:
-        """Answer a read, or see to it that what it needs comes; return whether it has to be fetched for this read."""
+        """Answer a read, or see to it that what it needs comes; return whether it has to wait for the store."""
         cached = self._cached
         try:
             missing = [number for number in cached.missing(read.offset, read.length) if number not in self._uncached]
@@ -107,14 +165,16 @@ class ServedLayer:
         except CacheLost as lost:
             self._again(read, cached, lost)
             return False
-        self.last_miss = time.monotonic()
         granules = self._on_their_way(read)
+        self.waits += 1
+        if not granules and len(self.pulled) < _MAX_PULLED:
+            self.pulled.append((read.offset, read.length))
         with self._lock:
             read.chunks = set(missing)
             read.granules = granules
             self._reads.add(read)
         if not granules:
-            self.missed_bytes += sum(cached.map.chunks[number].stored for number in missing)
+            self._on_demand()
             self.fetch(missing, Priority.DEMAND)
         elif not all(self._wait_for(granule) for granule in granules):
             self._look_again([read])  # it has come, or was given up, since it was looked at
@@ -156,21 +216,25 @@ class ServedLayer:
                 self._asked[number] = priority
         for number in urgent:
             self._fetcher.raise_priority(chunks[number].digest, priority)
-        for number in new:
-            self._request(number, 0, priority)
+        self._request(new, 0, priority)
 
-    def _request(self, number: int, which: int, priority: Priority) -> None:
+    def _request(self, numbers: Sequence[int], which: int, priority: Priority) -> None:
+        """Ask a source for chunks; what it cannot give, the next one is asked for."""
         if which >= len(self.sources):
-            self._arrived(number, None, EnvkitError(f"no store is known for layer {self.digest[:12]}"))
+            for number in numbers:
+                self._arrived(number, None, EnvkitError(f"no store is known for layer {self.digest[:12]}"))
             return
 
-        def done(plain: bytes | None, error: EnvkitError | None) -> None:
-            if error is not None and which + 1 < len(self.sources):
-                self._request(number, which + 1, priority)
-            else:
+        def done(number: int, plain: bytes | None, error: EnvkitError | None) -> None:
+            last = which + 1 >= len(self.sources)
+            if error is None or last or isinstance(error, Forgotten):
                 self._arrived(number, plain, error)
+            else:
+                self._request([number], which + 1, priority)
 
-        self._fetcher.chunk(self.sources[which], self._cached.map.chunks[number], priority, done)
+        chunks = self._cached.map.chunks
+        wanted = [(chunks[number], partial(done, number)) for number in numbers]
+        self._fetcher.chunks(self.sources[which], wanted, priority)
 
     def _arrived(self, number: int, plain: bytes | None, error: EnvkitError | None) -> None:
         """Take a chunk, or the news that it cannot be had, to those who wait for it."""

@@ -12,8 +12,9 @@ import time
 
 from envkit.drivers import libc
 from envkit.model.paths import Paths
+from envkit.ondemand.background import Background
 from envkit.ondemand.control import Control
-from envkit.ondemand.fetcher import Fetcher
+from envkit.ondemand.fetcher import Fetcher, Priority
 from envkit.ondemand.holder import Held, wait_for
 from envkit.ondemand.journal import Journal
 from envkit.ondemand.layers import Layers
@@ -40,8 +41,15 @@ def serve(held: Held, holder: int) -> None:
     stacks.layers = layers
     loop = Loop(held.fuse, journal, layers)
     control = Control(held, layers, stores, stacks, fetcher)
+    background = Background(
+        layers=lambda: [layer for layer in layers.opened() if not layer.cached.complete],
+        drop=lambda: fetcher.drop(Priority.BACKGROUND),
+        bandwidth=lambda: fetcher.link.bandwidth,
+    )
+    layers.on_demand = background.demand
     loop.start()
     control.start()
+    threading.Thread(target=background.run, args=(threading.Event(),), name="background", daemon=True).start()
     _housekeeping(held.paths, loop, control, layers, stacks)
     journal.end()
     with contextlib.suppress(FileNotFoundError):
@@ -60,6 +68,7 @@ def _housekeeping(paths: Paths, loop: Loop, control: Control, layers: Layers, st
                 layer.flush()
             layers.forget_removed()
             stacks.round()
+            loop.let_killed_go()
         except Exception as error:  # noqa: BLE001  # the readers must not suffer from it
             complain(f"housekeeping: {type(error).__name__}: {error}")
         if control.clients or loop.waiting or (stacks.busy and not control.stopping):

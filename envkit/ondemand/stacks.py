@@ -24,6 +24,7 @@ from envkit.ondemand.recording import Recording, build, is_worthwhile, joined, s
 from envkit.ondemand.sources import Stores
 from envkit.ondemand.startplaces import Found, StartPlaces
 from envkit.ondemand.streaming import Stream
+from envkit.store.starts import Start
 
 if TYPE_CHECKING:
     from envkit.ondemand.layers import Layers
@@ -51,6 +52,7 @@ class Stack:
         command = message.get("command")
         self.entry = entry_point([str(word) for word in command]) if isinstance(command, list) else ""
         self.wants_pack = message.get("start_pack") is not False
+        self.trace = message.get("trace") is True
         self.began = time.monotonic()
         self.found: Found | None = None
         self.looked = threading.Event()
@@ -93,7 +95,7 @@ class Stacks:
         stack.requests = sum(self._fetcher.counters().requests)
         with self._lock:
             self._stacks[stack.identity] = stack
-        if stack.environment is not None and stack.wants_pack:
+        if stack.environment is not None and stack.wants_pack and not stack.trace:
             threading.Thread(target=self._help, args=(stack,), name="start pack", daemon=True).start()
         else:
             stack.looked.set()
@@ -124,15 +126,20 @@ class Stacks:
             return {}
         stack.prepared.set()
         seconds = time.monotonic() - stack.began
-        recording, found = stack.recording, stack.found
-        if recording is not None:
-            recording.end()
-            used = None if found is None else found.pack
-            if code is not None and is_worthwhile(recording, stack.entry, used, code=code, seconds=seconds):
-                with self._lock:
-                    self._building += 1
-                threading.Thread(target=self._build, args=(stack, recording), name="packer", daemon=True).start()
-        return self._cost(stack, seconds)
+        cost = self._cost(stack, seconds)
+        recording = stack.recording
+        if recording is None or code is None:
+            return cost
+        recording.end()
+        if stack.trace:
+            kept = self._build(stack, recording) if code == 0 else None
+            return {**cost, "start_pack": 0 if kept is None else kept.size}
+        used = None if stack.found is None else stack.found.pack
+        if is_worthwhile(recording, stack.entry, used, code=code, seconds=seconds):
+            with self._lock:
+                self._building += 1
+            threading.Thread(target=self._build_slowly, args=(stack, recording), name="packer", daemon=True).start()
+        return cost
 
     def touched(self, recording: str, digest: str, offset: int, length: int, *, missed: bool) -> None:
         """Take note of a read of somebody whose first touches are recorded."""
@@ -204,7 +211,7 @@ class Stacks:
             return False
         with self._lock:
             for other in self._stacks.values():
-                if other.recording is not None and other.key == stack.key:
+                if other.recording is not None and other.key == stack.key and not stack.trace:
                     return False
             stack.recording = Recording(self._images(stack))
         return True
@@ -216,10 +223,18 @@ class Stacks:
             images.append(ImageLayer(digest=digest, uuid=known.uuid, size=known.size, data=known.metadata))
         return images
 
-    def _build(self, stack: Stack, recording: Recording) -> None:
-        """Make the next start pack of a stack and leave it where others find it. Takes its time."""
+    def _build_slowly(self, stack: Stack, recording: Recording) -> None:
+        """Make a start pack when there is nothing better to do."""
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+            self._build(stack, recording)
+        finally:
+            with self._lock:
+                self._building -= 1
+
+    def _build(self, stack: Stack, recording: Recording) -> Start | None:
+        """Make the next start pack of a stack and leave it where others find it; return that."""
+        try:
             found = stack.found
             earlier = None if found is None else found.pack
             unwatched = () if found is None else [n for n, d in enumerate(stack.digests) if d not in stack.served]
@@ -233,12 +248,10 @@ class Stacks:
                 unwatched=unwatched,
             )
             if made is not None and stack.environment is not None:
-                self._places(stack).keep(stack.environment, made)
-        except Exception as error:  # noqa: BLE001  # it is a hint, and nobody waits for it
+                return self._places(stack).keep(stack.environment, made)
+        except Exception as error:  # noqa: BLE001  # it is a hint, and nothing depends on it
             complain(f"no start pack was made: {type(error).__name__}: {error}")
-        finally:
-            with self._lock:
-                self._building -= 1
+        return None
 
     def _fetch_chunks(self, stack: Stack, granules: list[Granule]) -> None:
         """Have the chunks of granules that came with a start pack: only what is verified goes into the next one."""

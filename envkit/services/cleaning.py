@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 import msgspec
 
+from envkit import __version__
 from envkit.model.merge import merge
 from envkit.model.session import Session
 from envkit.model.tree import Entry, Kind, Tree
 from envkit.model.version import Report
 from envkit.overlay.scan import Scan
-from envkit.sanitize import Allow, apply_plan, make_plan, report
+from envkit.sanitize import RULESET, Allow, apply_plan, make_plan, report
 from envkit.services.contents import read_file
 from envkit.services.context import Context
 from envkit.services.layers import layer_tree
 
+# `Kind.DIRECTORY` is a slow look-up in Python 3.11.
+_DIRECTORY = Kind.DIRECTORY
 _PASSWD = b"etc/passwd"
 _MAX_PASSWD = 4 << 20
 
@@ -88,6 +91,20 @@ def fingerprint(scan: Scan, cleaned: Cleaned) -> str:
         digest.update(encoder.encode((timeless, scan.stamp(entry.path))))
     for path in sorted(cleaned.contents):
         digest.update(cleaned.contents[path])
+    return digest.hexdigest()
+
+
+def scanned_as(session: Session, scan: Scan, waivers: Sequence[Allow]) -> str:
+    """Return a digest of all that the result of `clean` and its `fingerprint` depend on; stamps stand for contents.
+
+    As in `fingerprint`, times of directories are left out: nothing is decided by them.
+    """
+    encode = msgspec.msgpack.Encoder().encode
+    layers = [layer.tree for layer in session.layers]
+    digest = hashlib.sha256(encode((__version__, RULESET, layers, [(w.rule, w.glob) for w in waivers])))
+    replace = msgspec.structs.replace
+    digest.update(encode([replace(e, mtime_ns=0) if e.kind is _DIRECTORY else e for e in scan.entries]))
+    digest.update(encode([(path, file.inode, file.ctime_ns) for path, file in scan.files.items()]))
     return digest.hexdigest()
 
 

@@ -4,7 +4,6 @@ A layer that is complete on this node is mounted directly. Any other one is serv
 as it is read. On the path of `envkit run`: what talks to that server is imported when it is needed.
 """
 
-import os
 from collections.abc import Sequence
 
 from envkit.cache.complete import complete_image
@@ -69,19 +68,21 @@ def layer_images(
     environment: str = "",
     command: Sequence[str] = (),
     start_pack: bool = True,
+    trace: bool = False,
 ) -> Images:
     """Return the image files of a stack.
 
     :param fetch: one of `config.model.FETCH`; what the configuration says where it is empty.
+    :param trace: serve all of it, and make a start pack of what is touched.
     :param environment: `owner/name` of what is started, and `command` what is started there: they say which start pack
         is of use. Without them none is.
     :raises EnvkitError: a layer cannot be had.
     """
     complete = {layer.tree: path for layer in layers if (path := _complete(context, layer.tree)) is not None}
     missing = [layer for layer in layers if layer.tree not in complete]
-    if not missing:
+    if not missing and not trace:
         return Images(tuple(complete.items()))
-    fetch = fetch or context.config.fetch
+    fetch = "demand" if trace else fetch or context.config.fetch
     if fetch == "offline":
         raise NotOnThisNode(missing)
     if fetch == "eager":
@@ -96,7 +97,9 @@ def layer_images(
     holder.start_if_missing(context.paths)  # first: it starts while this process imports what it needs itself
     from envkit.services.ondemand import demand
 
-    served = demand(context, layers, missing, environment=environment, command=command, start_pack=start_pack)
+    served = demand(
+        context, layers, missing, environment=environment, command=command, start_pack=start_pack, trace=trace
+    )
     try:
         return Images(tuple((layer.tree, served.path(layer.tree, complete)) for layer in layers), served)
     except BaseException:

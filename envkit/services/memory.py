@@ -1,7 +1,9 @@
-"""Owns what a session remembers of its last save, so that the next one reads only files that changed since.
+"""Owns what a session remembers of its last save, so that the next one does only what a change makes necessary.
 
 It is the tree of that save and, for each of its files, the inode and the time of its last change (ctime, which nobody
-in a container can set). A hint: it may be deleted or damaged at any time, and then everything is read.
+in a container can set): what has not changed is not read. Besides, which inodes had no extended attributes; and what
+came of the scan as a whole, so that nothing is decided again where nothing at all has changed. A hint: it may be
+deleted or damaged at any time, and then everything is done.
 """
 
 import logging
@@ -32,14 +34,27 @@ Stamp = tuple[int, int]
 """Inode number and ctime in nanoseconds of a file; (0, 0) for one that has to be read again."""
 
 _AGAIN: Stamp = (0, 0)
+# `Kind.FILE` is a slow look-up in Python 3.11.
+_FILE = Kind.FILE
 
 
-class _Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The stored form: how contents were cut, the digest of the tree, and the stamp of each of its files, in order."""
+class Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The stored form: how contents were cut, the digest of the tree, and the stamp of each of its files, in order.
 
-    sizes: tuple[int, ...]
-    tree: str
-    stamps: list[Stamp]
+    `plain` are the inodes without extended attributes, with their ctimes. `scanned` is a digest of the scan and of
+    all else that decides what is stored, `stored` the one of what that was; empty where that is not certain.
+    """
+
+    sizes: tuple[int, ...] = ()
+    tree: str = ""
+    stamps: list[Stamp] = []
+    plain: dict[int, int] = {}
+    scanned: str = ""
+    stored: str = ""
+
+    def outcome(self, scanned: str) -> str | None:
+        """Return the digest of what is stored of a scan, if it was the last save's."""
+        return self.stored if scanned == self.scanned and self.stored else None
 
 
 @dataclass(frozen=True)
@@ -53,41 +68,67 @@ class Unchanged:
 NOTHING = Unchanged()
 
 
-def recall(context: Context, session: Session, scan: Scan, *, replaced: Collection[bytes]) -> Unchanged:
-    """Return which scanned files need not be read; `replaced` are the paths of those that are stored otherwise."""
+def read_notes(context: Context, session: Session) -> Notes:
+    """Return what is remembered; empty notes if there is nothing, or nothing that can be read."""
     try:
         data = read_bounded(_path(context, session), _MAX_BYTES)
-        if data is None:
-            return NOTHING
-        notes = msgspec.msgpack.decode(data, type=_Notes)
-        if notes.sizes != astuple(DEFAULT_SIZES):
-            return NOTHING
+        return Notes() if data is None else msgspec.msgpack.decode(data, type=Notes)
+    except (EnvkitError, msgspec.DecodeError) as error:
+        logger.info("nothing is remembered of %s: %s", session.env, error)
+        return Notes()
+
+
+def recall(
+    context: Context, session: Session, scan: Scan, *, replaced: Collection[bytes], notes: Notes | None = None
+) -> Unchanged:
+    """Return which scanned files need not be read; `replaced` are the paths of those that are stored otherwise."""
+    notes = notes or read_notes(context, session)
+    if notes.sizes != astuple(DEFAULT_SIZES):
+        return NOTHING
+    try:
         tree = load_tree(context, notes.tree, known=True)
-        before = [entry for entry in tree.entries if entry.kind is Kind.FILE]
-        files = {
-            entry.path: entry.segments
-            for entry, stamp in zip(before, notes.stamps, strict=True)
-            if stamp == scan.stamp(entry.path, entry.size) and stamp != _AGAIN and entry.path not in replaced
-        }
-    except (EnvkitError, msgspec.DecodeError, ValueError) as error:
+        before = [entry for entry in tree.entries if entry.kind is _FILE]
+        files: dict[bytes, tuple[Segment, ...]] = {}
+        for entry, stamp in zip(before, notes.stamps, strict=True):
+            found = scan.files.get(entry.path)
+            if found is None or stamp != (found.inode, found.ctime_ns) or found.size != entry.size:
+                continue
+            if stamp != _AGAIN and entry.path not in replaced:
+                files[entry.path] = entry.segments
+    except (EnvkitError, ValueError) as error:
         logger.info("reading all files of %s: %s", session.env, error)
         return NOTHING
     return Unchanged(tree.chunks, files)
 
 
 def remember(
-    context: Context, session: Session, scan: Scan, digest: str, paths: Sequence[bytes], *, replaced: Collection[bytes]
+    context: Context,
+    session: Session,
+    scan: Scan,
+    digest: str,
+    paths: Sequence[bytes],
+    *,
+    replaced: Collection[bytes],
+    scanned: str = "",
+    stored: str = "",
 ) -> None:
-    """Note which files a save has stored as the tree `digest`; `paths` are the files of that, in order."""
+    """Note which files a save has stored as the tree `digest`; `paths` are the files of that, in order.
+
+    :param scanned: a digest of all that the save has found, `stored` of what it has stored of that.
+    """
     path = _path(context, session)
     if _is_memory(os.path.dirname(path)):
         return
     settled = scan.began_ns - _TICK_NS
     stamps = []
     for name in paths:
-        stamp = None if name in replaced else scan.stamp(name)
-        stamps.append(stamp if stamp is not None and stamp[1] < settled else _AGAIN)
-    write_atomic(path, msgspec.msgpack.encode(_Notes(astuple(DEFAULT_SIZES), digest, stamps)))
+        file = None if name in replaced else scan.files.get(name)
+        stamps.append((file.inode, file.ctime_ns) if file is not None and file.ctime_ns < settled else _AGAIN)
+    plain = {inode: ctime for inode, ctime in scan.plain.items() if ctime < settled}
+    if any(file.ctime_ns >= settled for file in scan.files.values()):
+        scanned = stored = ""
+    notes = Notes(astuple(DEFAULT_SIZES), digest, stamps, plain, scanned, stored)
+    write_atomic(path, msgspec.msgpack.encode(notes))
 
 
 def _is_memory(directory: str) -> bool:

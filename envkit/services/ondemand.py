@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from envkit.errors import EnvkitError
+from envkit.model.progress import Progress
 from envkit.model.version import LayerRef
 from envkit.ondemand.client import Client
 from envkit.ondemand.prepare import prepare
@@ -13,6 +14,9 @@ from envkit.services.context import Context
 from envkit.store.objects import get_tree
 from envkit.store.parallel import each
 
+_PACKING = 900.0
+"""Seconds for which a start pack is waited for, where somebody asked for one."""
+
 
 class Demand:
     """Layers that are served on demand to one container.
@@ -20,8 +24,10 @@ class Demand:
     :ivar recording: its first touches are recorded, so that it mounts files of its own.
     """
 
-    def __init__(self, client: Client, stack: str, served: frozenset[str]) -> None:
+    def __init__(self, client: Client, stack: str, served: frozenset[str], packing: Progress | None) -> None:
+        """Ask how to mount. `packing`: where to show that a start pack is made at the end, and waited for."""
         self._client = client
+        self._packing = packing
         self._stack = stack
         answer, _ = client.ask({"op": "prepared", "stack": stack})
         self._suffix = f".{answer['recording']}" if answer.get("recording") else ""
@@ -37,8 +43,12 @@ class Demand:
 
     def end(self, code: int | None) -> dict[str, object]:
         """Tell that the container has ended, with its exit code; return what it has cost, if that is known."""
+        message = {"op": "end", "stack": self._stack, "code": code}
         try:
-            return self._client.ask({"op": "end", "stack": self._stack, "code": code})[0]
+            if self._packing is None:
+                return self._client.ask(message)[0]
+            with self._packing.step("making the start pack"):
+                return self._client.ask(message, patience=_PACKING)[0]
         except EnvkitError:  # the server was restarted meanwhile: nobody knows, and the job has its result
             return {}
 
@@ -55,6 +65,7 @@ def demand(
     environment: str,
     command: Sequence[str],
     start_pack: bool,
+    trace: bool,
 ) -> Demand:
     """Have the layers of a stack that this node does not have served on demand.
 
@@ -76,10 +87,11 @@ def demand(
                     "command": list(command),
                     "store": store,
                     "start_pack": start_pack,
+                    "trace": trace,
                 }
             )
             prepared.result()
-            return Demand(client, str(begun["stack"]), frozenset(served))
+            return Demand(client, str(begun["stack"]), frozenset(served), context.progress if trace else None)
         except BaseException:
             client.close()
             raise

@@ -80,6 +80,7 @@ def run(context: Context, job: Job) -> Outcome:
         environment=str(version.env),
         command=job.command,
         start_pack=job.start_pack,
+        trace=job.trace,
     )
     code = None
     try:

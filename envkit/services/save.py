@@ -26,10 +26,10 @@ from envkit.node.instance import container_name
 from envkit.overlay.errors import ChangedMeanwhile
 from envkit.overlay.scan import Scan, scan_upper
 from envkit.sanitize import Allow
-from envkit.services.cleaning import clean, fingerprint
+from envkit.services.cleaning import clean, fingerprint, scanned_as
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
-from envkit.services.memory import recall, remember
+from envkit.services.memory import Notes, read_notes, recall, remember
 from envkit.services.publishing import Writer, writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
@@ -75,16 +75,21 @@ def save(
         with writing(context) as writer:
             if session.saved != loaded.saved:
                 session = _confirmed(context, writer, session)
-            with frozen(context, session), _scan(context, session) as scan:
+            notes = read_notes(context, session)
+            with frozen(context, session), _scan(context, session, notes) as scan:
+                scanned = scanned_as(session, scan, waivers)
+                found = notes.outcome(scanned)
+                if other is None and session.saved is not None and found and session.saved.is_of(found):
+                    return _unchanged(context, session, session.saved)
                 cleaned = clean(context, session, scan, waivers)
                 found = fingerprint(scan, cleaned)
                 if other is None and session.saved is not None and session.saved.is_of(found):
-                    version = versions.load(context.store, session.env, session.saved.number)
-                    return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
-                unchanged = recall(context, session, scan, replaced=cleaned.contents)
+                    return _unchanged(context, session, session.saved)
+                unchanged = recall(context, session, scan, replaced=cleaned.contents, notes=notes)
                 read = partial(cleaned.open, scan)
                 layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged)
-                remember(context, session, scan, layer.tree, cleaned.files, replaced=cleaned.contents)
+                files, edited = cleaned.files, cleaned.contents
+                remember(context, session, scan, layer.tree, files, replaced=edited, scanned=scanned, stored=found)
             crash_point("save:stored")
             draft = _draft(context, session, layer, cleaned.report, message)
             if other is None:
@@ -107,6 +112,11 @@ def save(
         stored=layer.stored,
         notes=cleaned.notes,
     )
+
+
+def _unchanged(context: Context, session: Session, saved: Saved) -> SaveResult:
+    version = versions.load(context.store, session.env, saved.number)
+    return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
 
 
 def _other_name(context: Context, session: Session, text: str) -> EnvName:
@@ -146,7 +156,7 @@ def plan(context: Context, name: str, *, allow: Sequence[str] = ()) -> Draft:
     with (
         sessions.session_lock(context.paths, session.env),
         frozen(context, session),
-        _scan(context, session) as scan,
+        _scan(context, session, read_notes(context, session)) as scan,
     ):
         cleaned = clean(context, session, scan, waivers)
     return Draft(findings=cleaned.report.findings, entries=len(cleaned.entries), bytes=cleaned.size)
@@ -157,8 +167,12 @@ def has_unsaved_changes(context: Context, session: Session) -> bool:
     session = _settled(context, session)
     if not os.path.isdir(_upper(context, session)):
         return False
+    notes = read_notes(context, session)
     try:
-        with _scan(context, session) as scan:
+        with _scan(context, session, notes) as scan:
+            found = notes.outcome(scanned_as(session, scan, []))
+            if found and session.saved is not None and session.saved.fingerprint == found:
+                return False
             cleaned = clean(context, session, scan, [])
     except ChangedMeanwhile:  # something is being written right now
         return True
@@ -231,12 +245,12 @@ def _sync(directory: str) -> None:
         raise io_error(f"write {directory} to its disk", error) from error
 
 
-def _scan(context: Context, session: Session) -> Scan:
+def _scan(context: Context, session: Session, notes: Notes) -> Scan:
     upper = _upper(context, session)
     if not os.path.isdir(upper):
         raise EnvkitError(f"the session on {session.env} never ran", resolution=f"envkit shell {session.env.name}")
     with counting(context, "scanning") as advance:
-        return scan_upper(upper, shifted(container_range()), advance)
+        return scan_upper(upper, shifted(container_range()), advance, plain=notes.plain)
 
 
 def plan_json(draft: Draft) -> dict[str, object]:

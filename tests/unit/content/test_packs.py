@@ -152,6 +152,46 @@ def test_a_store_that_fails_ends_the_writer_with_its_error(failing):
     assert threading.active_count() == before
 
 
+def test_packs_have_their_names_before_the_store_has_them_and_are_there_when_the_writer_is_left():
+    packs, answer = Packs(), threading.Event()
+
+    def put(digest, frames):
+        assert answer.wait(60)
+        packs.put(digest, frames)
+
+    with PackWriter(put) as writer:
+        writer.add(b"one")
+        result = writer.finish()
+        assert packs == {}
+        answer.set()
+    assert ChunkReader(packs.get_range).read(result.chunks[0]) == b"one"
+
+
+def test_a_store_that_fails_with_the_last_pack_fails_the_writer():
+    def put(_digest, _frames):
+        raise Full
+
+    before = threading.active_count()
+    with pytest.raises(Full), PackWriter(put) as writer:
+        writer.add(b"one")
+        writer.finish()
+    assert threading.active_count() == before
+
+
+def test_the_index_is_asked_for_many_chunks_at_once_and_for_each_only_once():
+    asked = []
+
+    def known(digests):
+        asked.append(list(digests))
+        return {}
+
+    chunks = random_chunks(50)
+    packed([*chunks, b"end", *chunks], known=known)
+    assert [len(digests) for digests in asked] == [51]
+    packed([*chunks, bytes(1 << 20), *chunks], known=known)
+    assert [len(digests) for digests in asked[1:]] == [51]
+
+
 def test_an_error_of_the_index_ends_the_writer():
     def known(_digests):
         raise Full

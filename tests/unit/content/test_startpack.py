@@ -180,6 +180,7 @@ def test_the_header_that_the_hostile_ones_are_made_of_is_good():
         ({"frames": [[0, 10, 2 * GRANULE, b"d" * 32]]}, "granules that are in no frame"),
         ({"frames": [[0, 10, 2 * GRANULE + 1, b"d" * 32], [10, 10, GRANULE - 1, b"e" * 32]]}, "does not end with a granule"),
         ({"frames": [[0, 10, 4 * GRANULE, b"d" * 32]]}, "does not end with a granule"),
+        ({"frames": [[0, 10, 3 * GRANULE - 1, b"d" * 32]]}, "does not end with a granule"),
         ({"rows": []}, "length"),
         ({"rows": [[0, 1, 2, 0], [2, 0, 1, 0]]}, "it names layer 2 of 2"),
         ({"rows": [[0, 1, 2, 0], [1, 3, 1, 0]]}, "granule 3 lies behind the end"),

@@ -1,12 +1,19 @@
 """What is fetched when nobody asks: after a quiet time, slowly, in order; and a layer that is read anyway, at once."""
 
+import random
 import threading
+import time
 
 import pytest
 
+from envkit.content.pack import PackWriter
+from envkit.errors import EnvkitError
 from envkit.model.tree import Chunk
 from envkit.ondemand.background import QUIET, STREAM_SEQUENTIAL, Background
+from envkit.ondemand.fetcher import Fetcher, Source
 from envkit.ondemand.waiting import Priority
+from envkit.store.directory import DirectoryStore
+from envkit.store.layout import pack_key
 
 AHEAD, BACKGROUND = Priority.AHEAD, Priority.BACKGROUND
 MIB = 1 << 20
@@ -263,6 +270,19 @@ def test_layers_that_are_not_used_any_more_are_left_alone():
     assert set(world.background._work) == {"b"}
 
 
+def test_a_layer_that_is_broken_does_not_stop_the_others(capsys):
+    first, second = FakeLayer("a", 10), FakeLayer("b", 10)
+
+    def broken():
+        raise EnvkitError("lost")
+
+    first.missing = broken
+    world = World(first, second)
+    world.run(QUIET + 60)
+    assert second.missing() == []
+    assert "layer a" in capsys.readouterr().err
+
+
 def test_run_goes_on_after_a_mistake_and_stops_when_told(monkeypatch, capsys):
     monkeypatch.setattr("envkit.ondemand.background._IDLE", 0.001)
     monkeypatch.setattr("envkit.ondemand.background._ROUND", 0.001)
@@ -278,3 +298,59 @@ def test_run_goes_on_after_a_mistake_and_stops_when_told(monkeypatch, capsys):
     Background(layers=layers, drop=int, bandwidth=lambda: 1.0).run(stop)
     assert len(calls) == 3
     assert "mistake" in capsys.readouterr().err
+
+
+class FetchedLayer(FakeLayer):
+    """A layer whose chunks come from a store, through the fetcher."""
+
+    def __init__(self, chunks, source, fetcher):
+        super().__init__("a", len(chunks))
+        self.chunks = chunks
+        self.total = sum(chunk.size for chunk in chunks)
+        self._source = source
+        self._fetcher = fetcher
+        self.errors = []
+
+    def fetch(self, numbers, priority):
+        new = [number for number in numbers if number not in self.asked]
+        self.asked |= dict.fromkeys(new, priority)
+        for number in set(numbers) - set(new):
+            self._fetcher.raise_priority(self.chunks[number].digest, priority)
+        wanted = [(self.chunks[number], lambda *got, n=number: self.take(n, *got)) for number in new]
+        self._fetcher.chunks(self._source, wanted, priority)
+
+    def take(self, number, plain, error):
+        if error is None:
+            self.ready.add(number)
+        else:
+            self.errors.append(error)
+        self.asked.pop(number, None)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_with_the_fetcher_everything_comes_in_few_requests(tmp_path, streamed):
+    store = DirectoryStore(str(tmp_path))
+    with PackWriter(lambda digest, frames: store.put_if_absent(pack_key(digest), frames), target=MIB) as writer:
+        luck = random.Random(1)
+        for _ in range(200):
+            writer.add(luck.randbytes(20_000))
+        chunks = writer.finish().chunks
+    fetcher = Fetcher()
+    layer = FetchedLayer(chunks, Source("store", store.get_range), fetcher)
+    world = World(layer)
+    world.background._drop = lambda: fetcher.drop(BACKGROUND)
+    if streamed:
+        layer.sequential = STREAM_SEQUENTIAL
+    end = time.monotonic() + 30
+    demands = 0
+    while layer.missing() and time.monotonic() < end:
+        world.now += world.background.tick()
+        time.sleep(0.001)
+        if len(layer.ready) > 60 and demands < 3:
+            world.background.demand()
+            demands += 1
+    counters = fetcher.counters()
+    fetcher.close()
+    assert layer.missing() == []
+    assert counters.chunks[AHEAD if streamed else BACKGROUND] == 200
+    assert sum(counters.requests) < 60

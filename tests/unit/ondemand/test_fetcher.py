@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+import time
 
 import pytest
 from msgspec.structs import replace
@@ -145,6 +146,14 @@ def ask(fetcher, world, chunks, priority=DEMAND):
     return answers
 
 
+def settled(fetcher):
+    """Wait until the workers are done with what they have told already; return the counters."""
+    until = time.monotonic() + LONG
+    while (counters := fetcher.counters()).in_flight and time.monotonic() < until:
+        time.sleep(0.001)
+    return counters
+
+
 def blocked(fetcher, world):
     """Hold the only connection of a fetcher with a request for something else; return its answer."""
     world.troubled.open.clear()
@@ -166,7 +175,7 @@ def test_chunks_and_ranges_arrive(world):
     fetcher.range(world.source, key, 5, 100, START, whole)
     assert whole.result() == world.store.get_range(key, 5, 100)
     assert whole.thread is not threading.current_thread()
-    counters = fetcher.counters()
+    counters = settled(fetcher)
     assert counters.chunks == (50, 1, 0, 0)
     assert sum(counters.requests) == len(world.troubled.requests) < 10
     assert sum(counters.bytes) == sum(length for _, _, length in world.troubled.requests)
@@ -491,7 +500,7 @@ def test_a_store_that_hangs_keeps_nobody(world, impatient, monkeypatch):
         thread.join(LONG)
     assert fetcher._threads == {answer.thread}
     assert fetcher._lost == 0
-    assert fetcher.counters().in_flight == 0
+    assert settled(fetcher).in_flight == 0
     assert len(demand.calls) == len(background.calls) == 1
 
 
@@ -603,7 +612,7 @@ def test_32_threads_and_a_store_that_does_everything_wrong(world, hasty):
         else:
             assert result == world.plain[chunk.digest]
     assert kinds >= {Forgotten, ObjectNotFound}
-    counters = fetcher.counters()
+    counters = settled(fetcher)
     assert (counters.waiting, counters.in_flight) == (0, 0)
     assert fetcher._items == {}
     assert not any(fetcher._asked)

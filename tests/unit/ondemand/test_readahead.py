@@ -1,6 +1,8 @@
 """Read-ahead: what is read in order comes in advance, ever more of it; what is read at random does not."""
 
 import random
+import sys
+import threading
 
 from envkit.ondemand.readahead import FIRST, LONGEST, NEAR, STREAMS, ReadAhead
 
@@ -125,3 +127,29 @@ def test_a_reader_that_is_faster_than_the_link_does_not_ask_twice():
         assert offset == position
         position += length
     assert position <= 800 * STEP + 3 * LONGEST
+
+
+def test_reads_that_are_answered_in_several_threads():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        ahead = ReadAhead()
+        asked, problems = [], []
+
+        def read(luck):
+            try:
+                for _ in range(1500):
+                    asked.append(ahead.observe(luck.randint(0, 20) * 64 * KIB, STEP, True))
+            except (ValueError, IndexError) as error:
+                problems.append(error)
+
+        threads = [threading.Thread(target=read, args=(random.Random(seed),)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    finally:
+        sys.setswitchinterval(before)
+    assert problems == []
+    assert len(asked) == 6000
+    assert len({id(stream) for stream in ahead._streams}) == len(ahead._streams) <= STREAMS

@@ -217,3 +217,19 @@ def test_one_of_another_entry_point_is_not_joined(images):
     earlier, _ = images.pack([Granule(0, 0)], entry_point="make")
     assert build(record(images, (1, 2)), "true", images.read, earlier=earlier).pack.granules == (Granule(1, 2),)
     assert len(build(record(images, (1, 2)), "make", images.read, earlier=earlier).pack.granules) == 2
+
+
+def test_where_too_much_cannot_be_read_none_is_made(images):
+    recording = record(images, *[(0, number) for number in range(20)])
+
+    def without(*lost):
+        return build(recording, "true", lambda layer, number: None if number in lost else images.read(layer, number))
+
+    assert [granule.number for granule in without(3, 7).pack.granules] == [n for n in range(20) if n not in (3, 7)]
+    assert without(3, 7, 19) is None
+    assert without(0, 1, 2) is None
+
+
+def test_making_one_can_be_stopped(images):
+    recording = record(images, (0, 1), (0, 2))
+    assert build(recording, "true", images.read, stopped=lambda: True) is None

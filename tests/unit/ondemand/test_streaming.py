@@ -160,6 +160,14 @@ def test_a_pack_that_came_whole_needs_no_request():
     assert setup.ends == 1
 
 
+def test_what_came_with_the_header_is_waited_for_and_not_asked_for():
+    setup = Setup(Images(10 * GRANULE), head=1 << 20)
+    assert setup.wait(0, 3)
+    setup.stream.start()
+    assert setup.told == [(0, 3, True)]
+    assert setup.requests.asked == []
+
+
 def test_what_somebody_waits_for_comes_first_and_nothing_comes_twice(large):
     setup = Setup(large)
     setup.stream.start()
