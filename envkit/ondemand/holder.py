@@ -101,12 +101,16 @@ class Held:
         return _spawn(self.paths, role, self.descriptors, self.log, os.getpid())
 
 
-def begin(paths: Paths) -> None:
-    """Be the first process of a new pair: mount, listen, hold. Returns at its end, or at once if there is a pair."""
+def begin(paths: Paths, *, keep: bool = False) -> bool:
+    """Be the first process of a new pair: mount, listen, hold. Returns at its end; False, at once, if there is a pair.
+
+    :param keep: the server stays when nobody needs it, in the control group that it was started in.
+    """
     lock = try_lock(paths.images_lock)
     if lock is None:
-        return
-    _leave_groups()
+        return False
+    if not keep:
+        _leave_groups()
     enter_private_namespace(follow=True)
     os.makedirs(paths.images, mode=0o700, exist_ok=True)
     descriptor = fuse.mount(paths.images)
@@ -117,8 +121,12 @@ def begin(paths: Paths) -> None:
     listener.bind(paths.images_socket)
     os.umask(previous)
     listener.listen(_BACKLOG)
-    held = Held(paths, descriptor, listener.detach(), create_journal(), lock, os.dup(2))
+    memory = create_journal()
+    if keep:
+        Journal(memory).keep()
+    held = Held(paths, descriptor, listener.detach(), memory, lock, os.dup(2))
     hold(held, held.spawn("server"))
+    return True
 
 
 def pids(paths: Paths) -> tuple[int, ...]:

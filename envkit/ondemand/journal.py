@@ -6,7 +6,7 @@ answer. The next server answers what it finds in the slots: on every kernel, als
 request again (FUSE_NOTIFY_RESEND). An answer too many does no harm, the kernel drops it.
 
     header page        which of the two state areas counts: one byte, so that a kill leaves the old state or the new;
-                       and whether the server meant to end: another byte
+                       and whether the server meant to end, and whether it is to stay: a byte each
     2 state areas      length, CRC-32, JSON
     slots              one request each
 """
@@ -67,6 +67,15 @@ class Journal:
     def end(self) -> None:
         """Say that the server ends because nobody needs it any more."""
         self._memory[1] = 1
+
+    @property
+    def kept(self) -> bool:
+        """Whether the server is to stay when nobody needs it."""
+        return self._memory[2] != 0
+
+    def keep(self) -> None:
+        """Have the server stay when nobody needs it."""
+        self._memory[2] = 1
 
     def load(self) -> dict[str, object]:
         """Return the state that was stored last; empty where there is none."""

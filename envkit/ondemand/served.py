@@ -15,10 +15,9 @@ from functools import partial
 from typing import Protocol
 
 from envkit.cache.bits import Bits
-from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, GranulesDiffer
+from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, ChunksMissing, GranulesDiffer
 from envkit.drivers.files import DiskFull
 from envkit.errors import EnvkitError
-from envkit.model.blockmap import Extent
 from envkit.model.tree import Chunk
 from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
 from envkit.ondemand.log import complain
@@ -43,9 +42,12 @@ class Streams(Protocol):
 
 
 class _Read:
-    """A read that waits: its range, the chunks and granules that it still needs."""
+    """A read that waits: its range, the chunks and granules that it still needs.
 
-    __slots__ = ("attempts", "began", "chunks", "granules", "length", "offset", "waiting")
+    `by_chunks`: a granule that it waited for did not come; it waits for none any more.
+    """
+
+    __slots__ = ("attempts", "began", "by_chunks", "chunks", "granules", "length", "offset", "waiting")
 
     def __init__(self, offset: int, length: int, waiting: Waiting) -> None:
         self.offset = offset
@@ -53,6 +55,7 @@ class _Read:
         self.waiting = waiting
         self.chunks: set[int] = set()
         self.granules: set[int] = set()
+        self.by_chunks = False
         self.began = time.monotonic()
         self.attempts = 0
 
@@ -89,6 +92,7 @@ class ServedLayer:
         self._streams = streams
         self._on_demand = on_demand
         self._lock = threading.Lock()
+        self._asking = threading.RLock()
         self._reads: set[_Read] = set()
         self._asked: dict[int, Priority] = {}
         self._uncached: OrderedDict[int, bytes] = OrderedDict()
@@ -157,41 +161,47 @@ class ServedLayer:
         """Answer a read, or see to it that what it needs comes; return whether it has to wait for the store."""
         cached = self._cached
         try:
-            missing = [number for number in cached.missing(read.offset, read.length) if number not in self._uncached]
-            if not missing:
-                self._finish(read)
-                self._read_ahead(read, missed=False)
-                return False
+            data = self._bytes(cached, read.offset, read.length)
+        except ChunksMissing as error:
+            missing = error.numbers
         except CacheLost as lost:
             self._again(read, cached, lost)
             return False
-        granules = self._on_their_way(read)
+        else:
+            read.waiting.answer(data)
+            self._read_ahead(read, missed=False)
+            return False
+        granules = self._on_their_way(cached, read)
         self.waits += 1
         if not granules and len(self.pulled) < _MAX_PULLED:
             self.pulled.append((read.offset, read.length))
         with self._lock:
             read.chunks = set(missing)
-            read.granules = granules
+            read.granules = set(granules)
             self._reads.add(read)
         if not granules:
             self._on_demand()
             self.fetch(missing, Priority.DEMAND)
-        elif not all(self._wait_for(granule) for granule in granules):
-            self._look_again([read])  # it has come, or was given up, since it was looked at
+        for granule in granules:
+            if not self._wait_for(granule):  # it has come, or was given up, since it was looked at
+                self.granule_arrived(granule, arrived=_has(cached, granule))
         self._read_ahead(read, missed=True)
         return not granules
 
-    def _on_their_way(self, read: _Read) -> set[int]:
+    def _on_their_way(self, cached: CachedLayer, read: _Read) -> list[int]:
         """Return the granules that a read still waits for, if all of them come with a start pack."""
+        if read.by_chunks:
+            return []
         numbers = range(read.offset // GRANULE, (read.offset + read.length - 1) // GRANULE + 1)
-        wanted = [number for number in numbers if not self._cached.has_granule(number)]
-        return set(wanted) if all(self._streams.expected(self.digest, number) for number in wanted) else set()
+        wanted = [number for number in numbers if not _has(cached, number)]
+        return wanted if all(self._streams.expected(self.digest, number) for number in wanted) else []
 
     def _wait_for(self, granule: int) -> bool:
-        return self._streams.wait(self.digest, granule, lambda arrived: self.granule_arrived(granule))
+        return self._streams.wait(self.digest, granule, lambda arrived: self.granule_arrived(granule, arrived=arrived))
 
     def _read_ahead(self, read: _Read, *, missed: bool) -> None:
-        ahead = self._ahead.observe(read.offset, read.length, missed)
+        with self._lock:
+            ahead = self._ahead.observe(read.offset, read.length, missed)
         if ahead is not None and ahead[0] < self.size:
             try:
                 self.fetch(self._cached.missing(ahead[0], min(ahead[1], self.size - ahead[0])), Priority.AHEAD)
@@ -200,11 +210,17 @@ class ServedLayer:
 
     def fetch(self, numbers: Iterable[int], priority: Priority) -> None:
         """Ask for chunks; those that were asked for already come sooner if this is more urgent."""
+        with self._asking:  # what is noted as asked for has been asked for, or a more urgent call would be lost
+            self._fetch(numbers, priority)
+
+    def _fetch(self, numbers: Iterable[int], priority: Priority) -> None:
         chunks = self._cached.map.chunks
         new: list[int] = []
         urgent: list[int] = []
         with self._lock:
             for number in numbers:
+                if number in self._uncached:
+                    continue
                 before = self._asked.get(number)
                 # What has come since it was found missing is asked for again: rare, and the answer wakes who waits.
                 if before is None:
@@ -230,7 +246,7 @@ class ServedLayer:
             if error is None or last or isinstance(error, Forgotten):
                 self._arrived(number, plain, error)
             else:
-                self._request([number], which + 1, priority)
+                self._request([number], which + 1, self._asked.get(number, priority))
 
         chunks = self._cached.map.chunks
         wanted = [(chunks[number], partial(done, number)) for number in numbers]
@@ -278,10 +294,26 @@ class ServedLayer:
             while total > _UNCACHED_BYTES and len(self._uncached) > 1:
                 total -= len(self._uncached.popitem(last=False)[1])
 
-    def granule_arrived(self, number: int) -> None:
-        """Look again at the reads that wait for a granule: it is in the cache now, or it will not come."""
+    def _put_remembered(self) -> None:
+        """Put chunks into the cache for which there was no room."""
+        for number, plain in list(self._uncached.items()):
+            try:
+                self._cached.put_chunk(number, plain)
+            except (CacheLost, DiskFull):
+                return
+            except GranulesDiffer as error:
+                complain(str(error))
+            with self._lock:
+                self._uncached.pop(number, None)
+
+    def granule_arrived(self, number: int, *, arrived: bool) -> None:
+        """Look again at the reads that need no granule but this one: it is in the cache now, or it will not come."""
         with self._lock:
             reads = [read for read in self._reads if number in read.granules]
+            for read in reads:
+                read.granules.discard(number)
+                read.by_chunks |= not arrived
+            reads = [read for read in reads if not read.granules or read.by_chunks]
         self._look_again(reads)
 
     def _look_again(self, reads: Iterable[_Read], number: int | None = None) -> None:
@@ -300,19 +332,21 @@ class ServedLayer:
         with self._lock:
             self._reads.discard(read)
 
-    def _finish(self, read: _Read) -> None:
-        if self._uncached:
-            read.waiting.answer(self._assembled(read.offset, read.length))
-        else:
-            read.waiting.answer(self._cached.read(read.offset, read.length))
+    def _bytes(self, cached: CachedLayer, offset: int, length: int) -> bytes:
+        """Return a range whose chunks are in the cache or in memory.
 
-    def _assembled(self, offset: int, length: int) -> bytes:
-        """Return a range whose chunks are partly in memory only."""
-        data = bytearray(self._cached.read(offset, length))
-        for extent in self._cached.map.blocks.lookup(offset, length):
-            plain = self._uncached.get(extent.chunk)
+        :raises ChunksMissing: some are in neither.
+        """
+        if not self._uncached:
+            return cached.read(offset, length)
+        with self._lock:
+            uncached = dict(self._uncached)
+        data = bytearray(cached.read(offset, length, besides=uncached))
+        for extent in cached.map.blocks.lookup(offset, length):
+            plain = uncached.get(extent.chunk)
             if plain is not None:
-                _copy(extent, plain, data, offset)
+                start = extent.image_offset - offset
+                data[start : start + extent.length] = plain[extent.offset : extent.offset + extent.length]
         return bytes(data)
 
     def _again(self, read: _Read, cached: CachedLayer, lost: CacheLost) -> None:
@@ -340,6 +374,7 @@ class ServedLayer:
     def flush(self) -> None:
         """Make what has come durable; where the layer is complete, make it the image that others mount directly."""
         cached = self._cached
+        self._put_remembered()
         try:
             cached.flush()
             cached.finish()
@@ -349,9 +384,12 @@ class ServedLayer:
             complain(str(full))
 
 
-def _copy(extent: Extent, plain: bytes, data: bytearray, offset: int) -> None:
-    start = extent.image_offset - offset
-    data[start : start + extent.length] = plain[extent.offset : extent.offset + extent.length]
+def _has(cached: CachedLayer, granule: int) -> bool:
+    """Tell whether every byte of a granule can be read now."""
+    try:
+        return cached.has_granule(granule)
+    except CacheLost:  # whoever reads it sees to it
+        return False
 
 
 def not_found(name: str) -> OSError:

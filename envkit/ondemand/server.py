@@ -5,6 +5,7 @@ the kernel knows that better than any count kept here.
 """
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -50,7 +51,7 @@ def serve(held: Held, holder: int) -> None:
     loop.start()
     control.start()
     threading.Thread(target=background.run, args=(threading.Event(),), name="background", daemon=True).start()
-    _housekeeping(held.paths, loop, control, layers, stacks)
+    _housekeeping(held.paths, loop, control, layers, stacks, idle=math.inf if journal.kept else IDLE)
     journal.end()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(held.paths.images_socket)
@@ -59,7 +60,9 @@ def serve(held: Held, holder: int) -> None:
     os._exit(0)
 
 
-def _housekeeping(paths: Paths, loop: Loop, control: Control, layers: Layers, stacks: Stacks) -> None:
+def _housekeeping(
+    paths: Paths, loop: Loop, control: Control, layers: Layers, stacks: Stacks, *, idle: float
+) -> None:
     """Make durable what has come, every second, until nobody needs the server any more."""
     needed = time.monotonic()
     while not loop.wait(_SHORT_ROUND if control.stopping else _ROUND):
@@ -73,7 +76,7 @@ def _housekeeping(paths: Paths, loop: Loop, control: Control, layers: Layers, st
             complain(f"housekeeping: {type(error).__name__}: {error}")
         if control.clients or loop.waiting or (stacks.busy and not control.stopping):
             needed = time.monotonic()
-        elif (control.stopping or time.monotonic() - needed > IDLE) and _unmounted(paths):
+        elif (control.stopping or time.monotonic() - needed > idle) and _unmounted(paths):
             return
 
 

@@ -74,7 +74,7 @@ class Stores:
 
     def source(self, name: str) -> Source:
         """Return a store as the fetcher sees it."""
-        return Source(name.partition(" ")[0], lambda key, start, length: self.store(name).get_range(key, start, length))
+        return Source(name, lambda key, start, length: self.store(name).get_range(key, start, length))
 
     def store(self, name: str) -> Store:
         """Return a store, opened.

@@ -8,6 +8,8 @@ from envkit.cache.errors import CacheLost
 from envkit.errors import Conflict, EnvkitError
 from envkit.model.blockmap import BlockMap
 from envkit.model.tree import Kind, Tree, display_path
+from envkit.node.instance import prepare
+from envkit.ondemand import holder
 from envkit.ondemand.client import Client
 from envkit.services.context import Context, require_root
 from envkit.services.layers import layer_tree
@@ -90,6 +92,13 @@ def server_state_json(state: ServerState | None) -> dict[str, object]:
         return {"running": False}
     rows = [asdict(layer) | {"hit_rate": round(layer.hit_rate, 4)} for layer in state.layers]
     return {"running": True} | asdict(state) | {"layers": rows}
+
+
+def keep_server(context: Context) -> bool:
+    """Be the image server's holder, in the foreground, until it is stopped; return False if there is one already."""
+    require_root("starting the image server")
+    prepare(context.paths)
+    return holder.begin(context.paths, keep=True)
 
 
 def stop_server(context: Context, *, force: bool) -> bool:

@@ -12,7 +12,7 @@ from envkit.errors import EXIT_DAMAGED, InvalidInput
 from envkit.model.duration import human_duration
 from envkit.services import caching
 from envkit.services.caching import Item, Users
-from envkit.services.serving import ServerInUse, stop_server
+from envkit.services.serving import ServerInUse, keep_server, stop_server
 
 _DIGITS = 12
 
@@ -184,3 +184,14 @@ def stop(app: App, /, *, force: bool) -> None:
     if not stop_server(app.context, force=force):
         raise ServerInUse
     app.console.say("no image server is running")
+
+
+@command.command("serve", epilog="Example: see scripts/envkit-images.service")
+@pass_app
+def serve(app: App, /) -> None:
+    """Start the image server in the foreground, and keep it when nothing uses it.
+
+    That is for service managers; commands start one themselves. `envkit cache stop` ends it.
+    """
+    if not keep_server(app.context):
+        app.console.say("an image server is running already")

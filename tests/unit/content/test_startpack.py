@@ -3,6 +3,7 @@
 import hashlib
 import random
 import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -287,3 +288,20 @@ def test_limits_fit_one_another():
     assert startpack.MAX_FRAMES * MIB >= MAX_PLAIN
     largest = 8 + 200 + 400 * 70 + startpack.MAX_FRAMES * 50 + (MAX_PLAIN // GRANULE + 400) * 12
     assert largest <= MAX_HEADER
+
+
+def test_the_document_has_the_limits_of_the_code():
+    text = (Path(__file__).parents[3] / "docs/formats.md").read_text()
+    section = text.split("## Start packs\n")[1].split("\n## ")[0]
+    for limit in (
+        f"*granules* of {GRANULE >> 10} KiB",
+        f"1 to {startpack.MAX_FRAMES}. `offset`",
+        f"`plain` (1 to {startpack.FRAME:,}) bytes",
+        f"all `stored` together are at most {MAX_STORED >> 20} MiB, all `plain` at most {MAX_PLAIN >> 20} MiB",
+        f"it has at most {MAX_HEADER >> 20} MiB",
+        f"`unseen`, 0 to {startpack.MAX_UNSEEN - 1},",
+        f"two frames of {FIRST_FRAME >> 10} KiB",
+        f"1 to {startpack.MAX_LAYERS}, the whole stack",
+    ):
+        assert limit in " ".join(section.split()), limit
+    assert startpack.MAX_IMAGE == 1 << 50
