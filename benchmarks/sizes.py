@@ -14,7 +14,7 @@ import material
 from material import Layer
 from touched import Ranges
 
-from envkit.content import frame, treefile
+from envkit.content import treefile
 from envkit.content.chunker import Sizes, chunk_files, renumber
 from envkit.content.heads import Heads
 from envkit.content.pack import PackWriter
@@ -29,14 +29,16 @@ _SAME_IDS = IdMap(uids=_ALL, gids=_ALL)
 
 @dataclass(frozen=True)
 class Way:
-    """A way to cut and compress: average bytes of a chunk, level of zstd, heads of compiled Python files apart."""
+    """A way to cut and compress: average bytes of a chunk, level of zstd (None: as envkit does), heads of compiled
+    Python files apart.
+    """
 
     average: int
-    level: int = frame.LEVEL
+    level: int | None = None
     heads_apart: bool = True
 
     def __str__(self) -> str:
-        return f"{self.average >> 10} KiB, {self.level}{'' if self.heads_apart else ', heads in place'}"
+        return f"{self.average >> 10} KiB, {self.level or 'as envkit'}{'' if self.heads_apart else ', heads in place'}"
 
 
 class _HeadsInPlace(Heads):
@@ -163,6 +165,7 @@ def grid(*, quick: bool) -> Iterator[Way]:
         for average in (64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20):
             yield Way(average, level)
     yield Way(128 << 10, 9)
+    yield Way(128 << 10)
     yield Way(128 << 10, heads_apart=False)
 
 

@@ -1,5 +1,6 @@
 """Owns comparing what the cache has of a layer with the digests that it is known by."""
 
+import contextlib
 import enum
 import hashlib
 import os
@@ -38,38 +39,36 @@ def check_layer(directory: str) -> Health:
     names = set(_names(directory))
     if not names & {IMAGE, MAP}:
         return Health.EMPTY
-    complete = complete_image(directory) is not None
-    if not complete and IMAGE not in names and is_locked(f"{directory}/{WRITER}"):
-        return Health.SERVED
-    if not complete and IMAGE in names:
-        return Health.DAMAGED
-    try:
-        layer = CachedLayer.open(directory)
-    except CacheLost:
-        return Health.DAMAGED
-    try:
-        return _compare(layer, directory)
-    except CacheLost:
-        return Health.DAMAGED
-    finally:
-        layer.close()
-
-
-def _compare(layer: CachedLayer, directory: str) -> Health:
-    if layer.complete:
-        try:
-            stored = mapfile.load(directory)
-        except CacheLost:
-            return Health.UNKNOWN
-        if stored.map.uuid != layer.map.uuid:
-            return Health.UNKNOWN
-        # `open` has compared the metadata of one that is not complete.
-        if hashlib.sha256(layer.read(0, stored.map.metadata)).digest() != stored.metadata_digest or layer.verify():
+    if complete_image(directory) is None:
+        if IMAGE in names:
             return Health.DAMAGED
-        return Health.WHOLE
-    if layer.verify():
-        layer.flush()
-        return Health.MENDED
+        if is_locked(f"{directory}/{WRITER}"):
+            return Health.SERVED
+    try:
+        with contextlib.closing(CachedLayer.inspect(directory)) as layer:
+            health = _compare(layer)
+        # Only now as the one who writes it: the image server must not have to wait for all that reading.
+        if health is Health.MENDED:
+            with contextlib.closing(CachedLayer.open(directory)) as layer:
+                layer.verify()
+                layer.flush()
+    except CacheLost:
+        return Health.DAMAGED
+    return health
+
+
+def _compare(layer: CachedLayer) -> Health:
+    if not layer.complete:  # its metadata was compared when it was opened
+        return Health.MENDED if layer.verify() else Health.WHOLE
+    try:
+        stored = mapfile.load(layer.directory)
+    except CacheLost:
+        return Health.UNKNOWN
+    if stored.map.uuid != layer.map.uuid:
+        return Health.UNKNOWN
+    metadata = layer.read(0, stored.map.metadata)
+    if hashlib.sha256(metadata).digest() != stored.metadata_digest or layer.verify():
+        return Health.DAMAGED
     return Health.WHOLE
 
 

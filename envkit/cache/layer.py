@@ -48,11 +48,13 @@ class CachedLayer:
         after giving them: if it has changed, they may have been wrong.
     """
 
-    def __init__(self, directory: str, stored: StoredMap, data: DataFile, writer: int | None) -> None:
+    def __init__(
+        self, directory: str, stored: StoredMap, data: DataFile, *, complete: bool = False, writer: int | None = None
+    ) -> None:
         """Take over what `open` has opened; `writer` is the descriptor that holds the lock of the one who writes."""
         self.directory = directory
         self.map = stored.map
-        self.complete = writer is None
+        self.complete = complete
         self.total_bytes = stored.blocks.covered
         self._blocks = stored.blocks
         self._parted = stored.parted
@@ -98,9 +100,20 @@ class CachedLayer:
             stored, data = open_partial(directory, writable=True)
             opened.callback(data.close)
             data.resize(stored.map.size + GUARD)
-            layer = cls(directory, stored, data, writer)
+            layer = cls(directory, stored, data, writer=writer)
             opened.pop_all()
             return layer
+
+    @classmethod
+    def inspect(cls, directory: str) -> "CachedLayer":
+        """Open what there is of a layer to look at it; nothing may be put into it.
+
+        :raises CacheLost: there is nothing, or it is damaged.
+        """
+        completed = complete_image(directory)
+        if completed is not None:
+            return cls._open_complete(directory, completed)
+        return cls(directory, *open_partial(directory, writable=False))
 
     @classmethod
     def _open_complete(cls, directory: str, completed: Completed) -> "CachedLayer":
@@ -115,7 +128,7 @@ class CachedLayer:
                 size=completed.size, metadata=completed.size, uuid=completed.uuid, blocks=blocks, chunks=()
             )
             stored = StoredMap(map=layer_map, blocks=blocks, metadata_digest=b"", parted=())
-        return cls(directory, stored, data, None)
+        return cls(directory, stored, data, complete=True)
 
     def missing(self, offset: int, length: int) -> list[int]:
         """Return the chunks that must be fetched before this range can be read, ascending, each once.
@@ -275,7 +288,8 @@ class CachedLayer:
 
         :raises CacheLost: the data file was cut or cannot be read.
         """
-        return [n for n in sorted(self._blocks.needed()) if self._ready[n] and not self._verified[n] | self._verify(n)]
+        left = [number for number in sorted(self._blocks.needed()) if not self._verified[number]]
+        return [number for number in left if self._ready[number] and not self._verify(number)]
 
     def close(self) -> None:
         """Close the files and let another process write; nobody may be using this object.

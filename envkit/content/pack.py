@@ -89,7 +89,7 @@ class PackWriter:
         *,
         known: Known = lambda digests: {},
         epoch: int = 0,
-        level: int = frame.LEVEL,
+        level: int | None = None,
         threads: int | None = None,
         target: int = PACK_TARGET,
     ) -> None:
@@ -242,7 +242,8 @@ class PackWriter:
 
     def _compress(self, plains: list[Plain]) -> list[bytes]:
         if not hasattr(self._compressors, "own"):
-            self._compressors.own = frame.compressor(self._level)
+            made = frame.chunk_compressor() if self._level is None else frame.compressor(self._level)
+            self._compressors.own = made
         return [self._compressors.own.compress(plain) for plain in plains]
 
 

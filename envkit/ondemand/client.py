@@ -11,7 +11,7 @@ from envkit.drivers.files import is_locked, make_directory
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand import holder
-from envkit.ondemand.messages import ServerFailed, receive, send
+from envkit.ondemand.messages import ServerFailed, ServerGone, receive, send
 
 _PATIENCE = 20.0
 _ANSWER = 120.0
@@ -74,12 +74,12 @@ class Client:
                 client.ask({"op": "stop"})
             finally:
                 client.close()
-        if force:
-            for pid in holder.pids(paths):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + _STOPPING
         while is_locked(paths.images_lock) and time.monotonic() < end:
+            if force:  # again and again: one of them may just be starting the other
+                for pid in holder.pids(paths):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             time.sleep(_LONGEST_PAUSE)
         return not is_locked(paths.images_lock)
 
@@ -92,16 +92,19 @@ class Client:
     def ask(self, message: Mapping[str, object], *, patience: float = _ANSWER) -> tuple[dict[str, object], int | None]:
         """Return the answer to a message, and the descriptor that came with it; waits for `patience` seconds.
 
-        :raises ServerFailed: the server could not, or is gone.
+        :raises ServerFailed: the server could not.
+        :raises ServerGone: it is gone.
         """
         self._connection.settimeout(patience)
         try:
             send(self._connection, message)
             received = receive(self._connection)
+        except ConnectionError as error:
+            raise ServerGone from error
         except OSError as error:
             raise ServerFailed(f"the image server does not answer: {error.strerror or error}") from error
         if received is None:
-            raise ServerFailed("the image server ended", resolution="try again; if it goes on, see images.log")
+            raise ServerGone
         answer, descriptor = received
         if answer.get("ok") is not True:
             hint = answer.get("hint")

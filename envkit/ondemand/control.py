@@ -7,6 +7,7 @@ can connect: a mistake in one client must not end the file systems of others.
 import os
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,12 +16,14 @@ from envkit.errors import EnvkitError
 from envkit.ondemand.fetcher import Fetcher
 from envkit.ondemand.holder import Held
 from envkit.ondemand.layers import Layers
+from envkit.ondemand.log import complain
 from envkit.ondemand.messages import receive, send
 from envkit.ondemand.served import ServedLayer
 from envkit.ondemand.sources import Stores
 from envkit.ondemand.stacks import Stacks
 
 _PAGE = 200
+_PAUSE = 0.5
 _Answer = tuple[Mapping[str, object], int | None]
 
 
@@ -35,6 +38,7 @@ class Control:
         self._fetcher = fetcher
         self._listener = socket.socket(fileno=held.listener)
         self._clients = 0
+        self._over = False
         self.stopping = False
         self._lock = threading.Lock()
         self._operations: dict[str, Callable[[Mapping[str, object]], _Answer]] = {
@@ -58,10 +62,24 @@ class Control:
 
     def _listen(self) -> None:
         while True:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:  # too many open files: those who have them will be gone some time
+                complain(f"no client is let in: {error.strerror}")
+                time.sleep(_PAUSE)
+                continue
             with self._lock:
+                if self._over:
+                    connection.close()  # and it starts the next server
+                    continue
                 self._clients += 1
             threading.Thread(target=self._converse, args=(connection,), name="client", daemon=True).start()
+
+    def end_if_unused(self, unmounted: Callable[[], bool]) -> bool:
+        """Let nobody in any more if nobody is, and what `unmounted` does succeeds; return whether it is so."""
+        with self._lock:
+            self._over = not self._clients and unmounted()
+            return self._over
 
     def _converse(self, connection: socket.socket) -> None:
         begun: list[str] = []
@@ -75,10 +93,11 @@ class Control:
         except EnvkitError:
             return  # it was no message: this client is not spoken to any more
         finally:
-            for stack in begun:
-                self._stacks.end(stack, code=None)
             with self._lock:
                 self._clients -= 1
+            for stack in begun:
+                with suppress(OSError, EnvkitError):
+                    self._stacks.end(stack, code=None)
 
     def _reply(self, connection: socket.socket, message: Mapping[str, object], begun: list[str]) -> None:
         operation = self._operations.get(str(message.get("op")))

@@ -69,7 +69,9 @@ def _spawn(paths: Paths, role: str, descriptors: Sequence[int], log: int, other:
     path = ":".join(entry for entry in sys.path if entry)
     numbers = ",".join(map(str, descriptors))
     argv = [sys.executable, "-IS", "-c", _PROGRAM, paths.root, role, path, numbers, str(other)]
-    return process.spawn(argv[0], argv, env=process.minimal_environment(), detach=True, before_exec=before_exec)
+    # Dozens of threads, each with an arena of its own, would keep ten times the memory that is in use.
+    environment = {**process.minimal_environment(), "MALLOC_ARENA_MAX": "2"}
+    return process.spawn(argv[0], argv, env=environment, detach=True, before_exec=before_exec)
 
 
 class Held:

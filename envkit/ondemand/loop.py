@@ -58,6 +58,9 @@ class Waiting:
         if self._loop.take(self):
             try:
                 fuse.answer(self._loop.descriptor, self.unique, *data)
+            except OSError:
+                traceback.print_exc(file=sys.stderr)
+                fuse.refuse(self._loop.descriptor, self.unique, errno.EIO)
             finally:
                 self._loop.release(self._slot)
 
@@ -151,6 +154,9 @@ class Loop:
                 fuse.answer(self.descriptor, request.unique, payload)
         except OSError as error:
             fuse.refuse(self.descriptor, request.unique, error.errno or errno.EIO)
+        except Exception:  # noqa: BLE001  # a mistake here must not cost a thread, nor leave anybody waiting
+            traceback.print_exc(file=sys.stderr)
+            fuse.refuse(self.descriptor, request.unique, errno.EIO)
         self.release(slot)
 
     def _begin(self, request: fuse.Request, slot: int) -> None:

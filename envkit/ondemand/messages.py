@@ -20,6 +20,13 @@ class ServerFailed(EnvkitError):
     """The image server could not do what was asked, or is gone."""
 
 
+class ServerGone(ServerFailed):
+    """The image server ended before it answered. Another is there soon: it is worth to ask again, from the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__("the image server ended", resolution="try again; if it goes on, see images.log")
+
+
 def send(connection: socket.socket, message: Mapping[str, object], descriptor: int | None = None) -> None:
     """Send a message, with a descriptor if there is one.
 
@@ -43,6 +50,8 @@ def receive(connection: socket.socket) -> tuple[_Message, int | None] | None:
     data, ancillary, flags, _ = connection.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
     descriptor = _descriptor(ancillary)
     if not data:
+        if descriptor is not None:
+            os.close(descriptor)
         return None
     try:
         if flags & socket.MSG_TRUNC:

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable
 
 from envkit.cache.layer import LayerMap, create_partial
+from envkit.cache.locks import layer_lock
 from envkit.content import treefile
-from envkit.drivers.files import locked, make_directory, read_bounded, write_atomic
+from envkit.drivers.files import make_directory, read_bounded, write_atomic
 from envkit.errors import Damaged
 from envkit.image import erofs
 from envkit.image.erofs_format import UUID_OFFSET
@@ -52,8 +53,7 @@ def prepare(paths: Paths, digest: str, get_tree: GetTree, *, anew: bool = False)
     :raises EnvkitError: its tree cannot be had, or there is no space.
     """
     directory = paths.layer(digest)
-    make_directory(directory)
-    with locked(f"{directory}/lock"):
+    with layer_lock(directory):
         if not anew and (os.path.exists(f"{directory}/map") or os.path.exists(f"{directory}/image")):
             return
         with no_collector():

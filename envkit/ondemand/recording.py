@@ -79,6 +79,11 @@ class Recording:
         return self._ended is not None or self._clock() - self._began > SECONDS
 
     @property
+    def full(self) -> bool:
+        """Whether it ended because too much was touched: whoever reads so much is no start, and is better streamed."""
+        return len(self._seen) >= self._room
+
+    @property
     def missed(self) -> int:
         """Bytes that readers had to wait for because they were fetched for them."""
         return self._missed
@@ -108,7 +113,7 @@ def is_worthwhile(recording: Recording, entry_point: str, used: StartPack | None
     :param code: the exit code of the command; `seconds`: how long it ran.
     """
     granules = recording.granules()
-    if not granules or (code and seconds < FIRST_MOMENTS):
+    if not granules or recording.full or (code and seconds < FIRST_MOMENTS):
         return False
     if used is None or recording.missed > used.plain * _ENOUGH:
         return True

@@ -60,9 +60,7 @@ def serve(held: Held, holder: int) -> None:
     os._exit(0)
 
 
-def _housekeeping(
-    paths: Paths, loop: Loop, control: Control, layers: Layers, stacks: Stacks, *, idle: float
-) -> None:
+def _housekeeping(paths: Paths, loop: Loop, control: Control, layers: Layers, stacks: Stacks, *, idle: float) -> None:
     """Make durable what has come, every second, until nobody needs the server any more."""
     needed = time.monotonic()
     while not loop.wait(_SHORT_ROUND if control.stopping else _ROUND):
@@ -76,8 +74,9 @@ def _housekeeping(
             complain(f"housekeeping: {type(error).__name__}: {error}")
         if control.clients or loop.waiting or (stacks.busy and not control.stopping):
             needed = time.monotonic()
-        elif (control.stopping or time.monotonic() - needed > idle) and _unmounted(paths):
-            return
+        elif control.stopping or time.monotonic() - needed > idle:
+            if control.end_if_unused(lambda: _unmounted(paths)):
+                return
 
 
 def _unmounted(paths: Paths) -> bool:

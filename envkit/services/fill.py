@@ -5,6 +5,7 @@ for nothing here; whoever is killed leaves what has come for the next one. A com
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from envkit.services.context import Context
 from envkit.services.evicting import keep_quota
 from envkit.store.objects import get_tree, pack_ranges
 from envkit.store.parallel import each
+
+logger = logging.getLogger(__name__)
 
 _FLUSH_BYTES = 256 << 20
 _ATTEMPTS = 2
@@ -63,7 +66,10 @@ def fill_layer(context: Context, layer: LayerRef, path: str) -> None:
             _publish(directory, place)
         remove_tree(place)
     touch(directory)
-    keep_quota(context)
+    try:
+        keep_quota(context)
+    except EnvkitError as error:  # no reason not to use the layer
+        logger.warning("the cache is not brought down to its quota: %s", error)
 
 
 def _fetch_all(context: Context, layer: LayerRef, place: str) -> None:

@@ -7,6 +7,7 @@ as it is read. On the path of `envkit run`: what talks to that server is importe
 from collections.abc import Sequence
 
 from envkit.cache.complete import complete_image
+from envkit.cache.usage import touch
 from envkit.errors import NotFound
 from envkit.model.version import LayerRef
 from envkit.services.context import Context
@@ -78,6 +79,8 @@ def layer_images(
         is of use. Without them none is.
     :raises EnvkitError: a layer cannot be had.
     """
+    for layer in layers:
+        touch(context.paths.layer(layer.tree))
     complete = {layer.tree: path for layer in layers if (path := _complete(context, layer.tree)) is not None}
     missing = [layer for layer in layers if layer.tree not in complete]
     if not missing and not trace:
@@ -108,7 +111,7 @@ def layer_images(
 
 
 def _complete(context: Context, digest: str) -> str | None:
-    """Return the path of a layer's complete image, and note that it was used; None if there is none."""
+    """Return the path of a layer's complete image; None if there is none."""
     directory = context.paths.layer(digest)
     if complete_image(directory) is None:
         return None

@@ -1,21 +1,24 @@
 """Owns the use of the image server by a starting container: its layers' places in the cache, and the server's files."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from envkit.errors import EnvkitError
-from envkit.model.progress import Progress
 from envkit.model.version import LayerRef
 from envkit.ondemand.client import Client
+from envkit.ondemand.messages import ServerGone
 from envkit.ondemand.prepare import prepare
 from envkit.ondemand.sources import describe
 from envkit.services.context import Context
+from envkit.services.evicting import keep_quota
 from envkit.store.objects import get_tree
 from envkit.store.parallel import each
 
 _PACKING = 900.0
 """Seconds for which a start pack is waited for, where somebody asked for one."""
+_ATTEMPTS = 5
 
 
 class Demand:
@@ -24,15 +27,15 @@ class Demand:
     :ivar recording: its first touches are recorded, so that it mounts files of its own.
     """
 
-    def __init__(self, client: Client, stack: str, served: frozenset[str], packing: Progress | None) -> None:
-        """Ask how to mount. `packing`: where to show that a start pack is made at the end, and waited for."""
+    def __init__(self, context: Context, client: Client, stack: str, *, trace: bool) -> None:
+        """Ask how to mount; with `trace` a start pack is made at the end, and waited for."""
+        self._context = context
         self._client = client
-        self._packing = packing
+        self._trace = trace
         self._stack = stack
         answer, _ = client.ask({"op": "prepared", "stack": stack})
         self._suffix = f".{answer['recording']}" if answer.get("recording") else ""
         self._whole = answer.get("whole") is True
-        self._served = served
         self.recording = bool(self._suffix)
 
     def path(self, digest: str, complete: Mapping[str, str]) -> str:
@@ -45,12 +48,16 @@ class Demand:
         """Tell that the container has ended, with its exit code; return what it has cost, if that is known."""
         message = {"op": "end", "stack": self._stack, "code": code}
         try:
-            if self._packing is None:
-                return self._client.ask(message)[0]
-            with self._packing.step("making the start pack"):
-                return self._client.ask(message, patience=_PACKING)[0]
+            if not self._trace:
+                cost = self._client.ask(message)[0]
+            else:
+                with self._context.progress.step("making the start pack"):
+                    cost = self._client.ask(message, patience=_PACKING)[0]
+            if cost.get("bytes"):
+                keep_quota(self._context)
         except EnvkitError:  # the server was restarted meanwhile: nobody knows, and the job has its result
             return {}
+        return cost
 
     def close(self) -> None:
         """Let the server go; what is mounted stays."""
@@ -71,30 +78,39 @@ def demand(
 
     :raises EnvkitError: a tree cannot be had, or the image server does not start.
     """
-    digests, served = [layer.tree for layer in layers], [layer.tree for layer in missing]
+    digests = [layer.tree for layer in layers]
+    message = {
+        "op": "begin",
+        "layers": digests,
+        "served": [layer.tree for layer in missing],
+        "environment": environment,
+        "command": list(command),
+        "start_pack": start_pack,
+        "trace": trace,
+    }
     with ThreadPoolExecutor(1) as pool:
         # Meanwhile the server starts, and looks for the start pack.
         prepared = pool.submit(_prepare, context, missing)
-        client = Client.connect(context.paths)
-        try:
-            store = client.open(digests, describe(context.store.url, context.store_settings, os.environ))
-            begun, _ = client.ask(
-                {
-                    "op": "begin",
-                    "layers": digests,
-                    "served": served,
-                    "environment": environment,
-                    "command": list(command),
-                    "store": store,
-                    "start_pack": start_pack,
-                    "trace": trace,
-                }
-            )
-            prepared.result()
-            return Demand(client, str(begun["stack"]), frozenset(served), context.progress if trace else None)
-        except BaseException:
-            client.close()
-            raise
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(ServerGone):  # killed; another is there soon
+                return _begin(context, digests, message, prepared)
+        return _begin(context, digests, message, prepared)
+
+
+def _begin(context: Context, digests: Sequence[str], message: Mapping[str, object], prepared: "Future[None]") -> Demand:
+    """Have a stack served.
+
+    :raises ServerGone: the server was restarted meanwhile; the next one knows nothing of it.
+    """
+    client = Client.connect(context.paths)
+    try:
+        store = client.open(digests, describe(context.store.url, context.store_settings, os.environ))
+        begun, _ = client.ask({**message, "store": store})
+        prepared.result()
+        return Demand(context, client, str(begun["stack"]), trace=message["trace"] is True)
+    except BaseException:
+        client.close()
+        raise
 
 
 def _prepare(context: Context, layers: Sequence[LayerRef]) -> None:

@@ -136,9 +136,9 @@ class Sources:
         else:
             return there
         for plain in self._plain(row):
-            stored = bytes(frame.compressor().compress(plain))
-            if len(stored) == row.stored:
-                return stored
+            for stored in frame.chunk_frames(plain):
+                if len(stored) == row.stored:
+                    return stored
         return None
 
     def _plain(self, row: Chunk) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import time
 
 import pytest
 
@@ -10,8 +11,11 @@ from envkit.config.model import Config
 from envkit.model.ids import EnvName
 from envkit.model.session import Session
 from envkit.model.tree import Kind
+from envkit.model.version import LayerRef
 from envkit.overlay.scan import scan_directory
+from envkit.sanitize import Allow
 from envkit.services import memory
+from envkit.services.cleaning import scanned_as
 from envkit.services.context import Context
 from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
@@ -101,6 +105,28 @@ def test_what_a_session_remembers_is_only_a_hint(envkit, session, damage):
     _saved_is_as_inside(envkit, session)
 
 
+def test_what_comes_of_the_same_scan_is_remembered_for_the_same_waivers(envkit, name):
+    secret = "/root/.bash_history"
+    with envkit.session(name, script=f"echo secret >{secret}; echo 1 >/opt/a; sleep 0.1"):
+        envkit("save", name).ok()
+        assert envkit.json("save", name)["unchanged"] is True
+        assert envkit.json("save", name, "--allow", f"R103:{secret}")["unchanged"] is False
+        assert envkit.sh(name, f"cat {secret}").ok() == "secret"
+        assert envkit.json("status", name)[0]["unsaved"] is True
+        assert envkit.json("save", name)["unchanged"] is False
+        assert envkit.sh(name, f"test -e {secret}").code == 1
+        assert envkit.json("status", name)[0]["unsaved"] is False
+
+
+def test_an_attribute_is_seen_that_a_file_got_since_the_last_save(envkit, session):
+    path = f"{envkit.directory(session)}/upper/opt/d/7"
+    os.setxattr(path, "user.mark", b"1")
+    assert envkit.json("save", session)["unchanged"] is False
+    assert envkit.json("save", session)["unchanged"] is True
+    os.removexattr(path, "user.mark")
+    assert envkit.json("save", session)["unchanged"] is False
+
+
 def test_a_pack_that_the_store_lost_is_stored_again(new_root, tiny_root, name):
     envkit = new_root()
     envkit("base", "import", "tiny", tiny_root).ok()
@@ -156,6 +182,57 @@ def test_files_written_within_a_tick_of_the_clock_are_read_again(tmp_path):
         scan.began_ns = scan.stamp(b"a")[1] + 1_000_000
         memory.remember(context, session, scan, tree, [b"a"], replaced=[])
         assert memory.recall(context, session, scan, replaced=[]).files == {}
+
+
+def test_what_was_stored_of_a_scan_is_remembered_if_its_files_cannot_change_unseen(tmp_path):
+    root, place = tmp_path / "root", tmp_path / "envkit"
+    root.mkdir()
+    (root / "a").write_bytes(b"x")
+    context, session = _opened(place)
+    tree = _stored(context, root)
+    for later, remembered in ((30_000_000, "stored"), (1_000_000, None)):
+        with scan_directory(str(root)) as scan:
+            scan.began_ns = scan.stamp(b"a")[1] + later
+            memory.remember(context, session, scan, tree, [b"a"], replaced=[], scanned="scan", stored="stored")
+        notes = memory.read_notes(context, session)
+        assert notes.outcome("scan") == remembered
+        assert notes.outcome("") is notes.outcome("another") is None
+        assert bool(notes.plain) is bool(remembered)
+
+
+def test_a_scan_is_the_same_until_something_changes_that_a_save_depends_on(tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).write_bytes(b"content")
+    session = Session(
+        env=EnvName(owner="lab", name="x"), identity="i", base="b", parent="p", layers=(), arch="a", known=0
+    )
+
+    def seen(session=session, waivers=()):
+        with scan_directory(str(tmp_path)) as scan:
+            return scanned_as(session, scan, waivers)
+
+    before = seen()
+    os.utime(tmp_path / "d", ns=(1, 1))
+    assert seen() == before, "times of directories decide nothing"
+    layer = LayerRef(tree="0" * 64, entries=1, size=1, stored=1)
+    digests = [before, seen(session.replace(layers=(layer,))), seen(waivers=[Allow.parse("R103:/a")])]
+    for change in (
+        lambda: os.chmod(tmp_path / "d", 0o700),
+        lambda: os.chmod(tmp_path / "d/a", 0o600),
+        lambda: os.utime(tmp_path / "d/a", ns=(1, 1)),
+        lambda: os.setxattr(tmp_path / "d/a", "user.a", b""),
+        lambda: os.symlink("a", tmp_path / "d/c"),
+        lambda: os.unlink(tmp_path / "d/c"),
+        lambda: os.rename(tmp_path / "d/b", tmp_path / "d/c"),
+        # The same size and time again.
+        lambda: ((tmp_path / "d/a").write_bytes(b"CONTENT"), os.utime(tmp_path / "d/a", ns=(1, 1))),
+    ):
+        time.sleep(0.02)  # the clock of ctimes ticks
+        change()
+        digests.append(seen())
+    digests.remove(digests[8])  # nothing is left of the symlink
+    assert len(set(digests)) == len(digests)
 
 
 def _stored(context, root):

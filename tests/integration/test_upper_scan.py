@@ -681,3 +681,31 @@ def test_counting_does_not_mind_a_container_that_writes(upper):
 def test_counting_what_is_not_there_is_an_error(upper):
     with pytest.raises(EnvkitError, match=r"cannot read .*/nowhere: No such file or directory"):
         changed(f"{upper}/nowhere")
+
+
+def test_inodes_without_attributes_are_noted_with_their_ctimes(upper):
+    for name in ("plain", "marked"):
+        write(f"{upper}/{name}")
+    os.mkdir(f"{upper}/directory")
+    os.symlink("plain", f"{upper}/link")
+    os.setxattr(f"{upper}/marked", "user.a", b"1")
+    with scan_upper(upper, IDS) as scan:
+        plain = [os.lstat(f"{upper}/{name}") for name in ("plain", "directory", "link")]
+        assert scan.plain == {status.st_ino: status.st_ctime_ns for status in plain}
+
+
+def test_only_what_changed_since_an_earlier_scan_is_asked_for_its_attributes(upper):
+    for name in ("same", "marked"):
+        write(f"{upper}/{name}")
+    with scan_upper(upper, IDS) as scan:
+        plain = dict(scan.plain)
+    os.setxattr(f"{upper}/marked", "user.a", b"1")
+    os.setxattr(f"{upper}/same", "user.a", b"1")
+    # As if the ctime had not moved, which it does: this is what an earlier scan is believed.
+    same = os.stat(f"{upper}/same")
+    plain[same.st_ino] = same.st_ctime_ns
+    with scan_upper(upper, IDS, plain=plain) as scan:
+        found = {entry.path: entry.xattrs for entry in scan.entries}
+        assert found[b"marked"] == ((b"user.a", b"1"),)
+        assert found[b"same"] == ()
+        assert os.stat(f"{upper}/marked").st_ino not in scan.plain

@@ -462,6 +462,38 @@ def test_one_process_at_a_time_writes(tmp_path, opened, monkeypatch):
     opened(MIXED, tmp_path)
 
 
+def test_what_this_process_put_is_not_verified_again(tmp_path, opened, monkeypatch):
+    made = opened(MIXED, tmp_path)
+    MIXED.put(made, 0, 1)
+    made.flush()
+    made.close()
+    again = opened(MIXED, tmp_path)
+    MIXED.put(again, 2, 4)
+    looked, verify = [], CachedLayer._verify
+    monkeypatch.setattr(CachedLayer, "_verify", lambda self, number: looked.append(number) or verify(self, number))
+    assert again.finish()
+    assert looked == [0, 1]
+
+
+def test_who_inspects_a_layer_needs_no_lock_and_changes_nothing(tmp_path, opened):
+    made = opened(MIXED, tmp_path)
+    MIXED.put(made, 0, 1, 2)
+    made.flush()
+    looking = CachedLayer.inspect(str(tmp_path))
+    assert not looking.complete and looking.ready_bytes() == made.ready_bytes()
+    assert looking.verify() == [] and looking.read(0, 28192) == MIXED.image[:28192]
+    looking.flush()
+    assert not looking.finish()
+    MIXED.put(made, 4)
+    assert made.finish()
+    looking.close()
+    looking = CachedLayer.inspect(str(tmp_path))
+    assert looking.complete
+    looking.close()
+    with pytest.raises(CacheLost):
+        CachedLayer.inspect(str(tmp_path / "none"))
+
+
 def test_a_retired_layer_serves_on_and_another_one_writes(tmp_path, opened):
     made = opened(MIXED, tmp_path)
     MIXED.put(made, 0)

@@ -92,3 +92,18 @@ def test_what_is_written_fits_the_window_that_readers_allow():
     stored = frame.compressor().compress(plain)
     assert zstandard.get_frame_parameters(stored).window_size <= frame.MAX_WINDOW
     assert frame.unpack(stored, size=len(plain)) == plain
+
+
+def test_a_chunk_can_be_made_again_as_this_release_or_an_earlier_one_stored_it():
+    plain = b"".join(number.to_bytes(3, "big") * (number % 7) for number in range(20_000))
+    frames = list(frame.chunk_frames(plain))
+    assert frames == [frame.chunk_compressor().compress(plain), frame.compressor().compress(plain)]
+    assert frames[0] != frames[1]
+    assert [frame.unpack(stored, size=len(plain)) for stored in frames] == [plain, plain]
+
+
+def test_a_chunk_says_its_size_whatever_that_is():
+    for size in (0, 1, 100_000, 512 << 10, 4 << 20):
+        stored = frame.chunk_compressor().compress(bytes(size))
+        assert frame.content_size(stored) == size
+        assert frame.unpack(stored, size=size) == bytes(size)

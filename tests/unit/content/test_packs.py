@@ -114,7 +114,10 @@ def test_nothing_gives_no_pack():
 def test_a_chunk_that_the_store_has_is_not_stored_again_but_has_to_be_looked_for():
     packs, first = packed([b"one", b"two"])
     there = {chunk.digest: chunk for chunk in first.chunks}
-    more, second = packed([b"two", b"three", b"one"], known=lambda digests: {digest: there[digest] for digest in digests if digest in there})
+    more, second = packed(
+        [b"two", b"three", b"one"],
+        known=lambda digests: {digest: there[digest] for digest in digests if digest in there},
+    )
     assert second.chunks[0] == first.chunks[1]
     assert second.chunks[2] == first.chunks[0]
     assert second.stored == sum(map(len, more.values())) == HEADER_SIZE + second.chunks[1].stored
