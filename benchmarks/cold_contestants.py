@@ -18,7 +18,12 @@ from contestants import need, run
 
 _LXC = """
 mkdir -p "$node/lxc"
-printf 'lxc.uts.name = bench\\nlxc.rootfs.path = dir:%s\\nlxc.net.0.type = empty\\n' "$root" >"$node/lxc.conf"
+cat >"$node/lxc.conf" <<END
+lxc.uts.name = bench
+lxc.rootfs.path = dir:$root
+lxc.net.0.type = empty
+lxc.environment = PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+END
 exec lxc-execute -n "bench-$$" -P "$node/lxc" -f "$node/lxc.conf" -- "$@"
 """
 # busybox calls mount(2) with the file itself; mount(8) of util-linux 2.38 would put a loop device in between.

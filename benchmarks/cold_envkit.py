@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 URL = "s3://envkit/environments"
 _PREFIX = "environments"
 OWNER = "bench"
-_PACK_SECONDS = 60.0
+_PACK_SECONDS = 180.0
 
 
 class Store:

@@ -71,7 +71,8 @@ def section(
         if rows := _rows(results, workload):
             header = ("", "first output", "ready (range)", "MB", "requests", "connections", "CPU", "page cache")
             parts.append(f"### {workload.title[0].upper()}{workload.title[1:]}\n\n{report.table(header, rows)}")
-    parts.append(_where_eager_wins(results, workloads))
+    if text := _where_eager_wins(results, workloads):
+        parts.append(text)
     if results.failures:
         parts.append("Failed:\n\n" + "\n".join(f"- {text}" for text in results.failures))
     return "\n\n".join(parts)
@@ -117,7 +118,7 @@ def _figures(samples: Sequence[Sample]) -> tuple[str, ...]:
 
     seconds = [sample.seconds for sample in samples]
     return (
-        f"{median(lambda sample: sample.first):.2f} s",
+        f"{median(lambda sample: sample.first):.2f} s" if samples[0].output else "",
         f"{median(lambda sample: sample.seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f}, {len(seconds)})",
         f"{median(lambda sample: sample.bytes) / _MB:.1f}",
         f"{median(lambda sample: sample.requests):.0f}",
@@ -184,13 +185,15 @@ def _ratio(value: float | None, to: float | None) -> float | None:
 
 def _where_eager_wins(results: Results, workloads: Sequence[Workload]) -> str:
     """Say which commands are ready sooner where everything is downloaded first."""
-    found = []
+    found, compared = [], False
     for workload in workloads:
         own = results.seconds(workload.name, "start pack")
         for other in (*DOWNLOADS, "casync", "eager"):
             seconds = results.seconds(workload.name, other)
-            if own is not None and seconds is not None and seconds < own:
-                found.append(f"{workload.title} ({other}: {seconds:.2f} s, on demand {own:.2f} s)")
+            if own is not None and seconds is not None:
+                compared = True
+                if seconds < own:
+                    found.append(f"{workload.title} ({other}: {seconds:.2f} s, on demand {own:.2f} s)")
     if not found:
-        return "Downloading everything before the start won nowhere."
+        return "Downloading everything before the start won nowhere." if compared else ""
     return f"Downloading everything before the start wins for {'; '.join(found)}."

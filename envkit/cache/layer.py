@@ -17,6 +17,7 @@ from envkit.cache.bits import Bits
 from envkit.cache.complete import IMAGE, Completed, complete_image, write_mark
 from envkit.cache.datafile import GUARD, DataFile, sync_file
 from envkit.cache.errors import CacheBusy, CacheLost, ChunksMissing, GranulesDiffer
+from envkit.cache.extents import GRANULE, assembled, granules_of
 from envkit.cache.locks import writer_lock
 from envkit.cache.mapfile import MAP, IndexedBlocks, LayerMap, StoredMap
 from envkit.cache.partial import create_partial, open_partial
@@ -33,9 +34,6 @@ __all__ = [
     "LayerMap",
     "create_partial",
 ]
-
-GRANULE = 16 * 1024
-"""Granule N of an image is its bytes N*GRANULE .. (N+1)*GRANULE."""
 
 
 class CachedLayer:
@@ -306,15 +304,14 @@ class CachedLayer:
         # A chunk that was there is never overwritten by a start pack: if it is damaged, so is the granule.
         if self._ready[extent.chunk]:
             return self._verify(extent.chunk)
-        return self._from_pack.all_in(
-            extent.image_offset // GRANULE, (extent.image_offset + extent.length - 1) // GRANULE + 1
-        )
+        granules = granules_of(extent)
+        return self._from_pack.all_in(granules.start, granules.stop)
 
     def _verify(self, number: int) -> bool:
         """Compare a chunk that an earlier process left with its digest; one that is damaged counts as missing."""
         extents = self._blocks.of_chunk(number)
         pieces = [self._data.read(extent.image_offset, extent.length) for extent in extents]
-        plain = memoryview(_assembled(self.map.chunks[number].size, extents, pieces))
+        plain = memoryview(assembled(self.map.chunks[number].size, extents, pieces))
         same = all(
             plain[extent.offset : extent.offset + extent.length] == piece
             for extent, piece in zip(extents, pieces, strict=True)
@@ -330,7 +327,7 @@ class CachedLayer:
                 return True
             self._ready.discard(number)
             self._ready_bytes -= sum(extent.length for extent in extents)
-            self._forget({granule for extent in extents for granule in _granules(extent)})
+            self._forget({granule for extent in extents for granule in granules_of(extent)})
             return False
 
     def _expected(self, number: int) -> bytes:
@@ -345,7 +342,7 @@ class CachedLayer:
         place = self._parted_place(number)
         if place is not None:
             pieces = [plain[extent.offset : extent.offset + extent.length] for extent in extents]
-            digest = hashlib.sha256(_assembled(len(plain), extents, pieces)).digest()
+            digest = hashlib.sha256(assembled(len(plain), extents, pieces)).digest()
             self._digests[place * readyfile.DIGEST : (place + 1) * readyfile.DIGEST] = digest
 
     def _parted_place(self, number: int) -> int | None:
@@ -356,7 +353,7 @@ class CachedLayer:
         """Return the granules from a start pack that have other bytes than the chunk that is put."""
         found = set()
         for extent in extents:
-            for granule in _granules(extent):
+            for granule in granules_of(extent):
                 if self._from_pack[granule]:
                     start = max(extent.image_offset, granule * GRANULE)
                     stop = min(extent.image_offset + extent.length, (granule + 1) * GRANULE)
@@ -388,15 +385,3 @@ class CachedLayer:
             self._map_durable = True
         readyfile.save(self.directory, self._shape, bits, digests)
         return True
-
-
-def _granules(extent: Extent) -> range:
-    return range(extent.image_offset // GRANULE, (extent.image_offset + extent.length - 1) // GRANULE + 1)
-
-
-def _assembled(size: int, extents: list[Extent], pieces: "list[bytes] | list[memoryview]") -> bytearray:
-    """Return the plain bytes of a chunk from what the image has of it, zeros for the rest."""
-    plain = bytearray(size)
-    for extent, piece in zip(extents, pieces, strict=True):
-        plain[extent.offset : extent.offset + extent.length] = piece
-    return plain

@@ -39,7 +39,6 @@ def job_from(values: Mapping[str, object], command: Sequence[str]) -> Job:
         memory=None if memory is None else parse_size(memory),
         timeout=None if timeout is None else _positive("--timeout", timeout),
         as_root=user == "root",
-        fetch=_fetch(values),
         start_pack=not values.get("no_start_pack"),
     )
 
@@ -79,6 +78,7 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
     from envkit.services.run import run
 
     with run_failures():
+        config = config.replace(fetch=_fetch(values) or config.fetch)
         outcome = run(Context(config, progress()), job_from(values, command))
     if values.get("stats"):
         from envkit.cli.costs import show_costs

@@ -14,9 +14,9 @@ LEVEL = 3
 WINDOW_LOG = 23
 MAX_WINDOW = 1 << WINDOW_LOG
 
-# For chunks: the search of level 3 (two hash tables) for matches of 5 bytes at least, with tables that fit into a core's
-# own cache. On programs, libraries and measurements it takes 0.8 of the time of level 3 for 1 to 2 % more bytes; level 2
-# takes as long for 3 to 5 % more.
+# For chunks: the search of level 3 (two hash tables) for matches of 5 bytes at least, with tables that fit into a
+# core's own cache. On programs, libraries and measurements it takes 0.8 of the time of level 3 for 1 to 2 % more
+# bytes; level 2 takes as long for 3 to 5 % more.
 _CHUNK_WINDOW_LOG = 19
 _CHUNK_TABLES = {"chain_log": 15, "hash_log": 14, "search_log": 1, "min_match": 5, "target_length": 1}
 

@@ -5,7 +5,7 @@ their own: an environment that somebody else builds again shares the rest. A thi
 files, and without this each copy of one would differ.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -54,22 +54,21 @@ class Heads:
             return segments[1:]
         return segments
 
-    def attach(self, entry: Entry) -> Iterator[Entry]:
-        """Take an entry with the segments of the rest; yield those whose heads have a place, in order."""
-        head = self._recalled.pop(entry.path, None)
-        taken = self._taken.pop(entry.path, None)
-        if head is not None:
-            entry = _with_head(entry, head)
-        elif taken is not None:
-            self._waiting.append((entry, len(self._chunk)))
-            self._chunk += taken
-            if len(self._chunk) + HEAD > self._most:
-                yield from self.flush()
-            return
-        if self._waiting:
-            self._waiting.append((entry, None))
-        else:
-            yield entry
+    def attach(self, entry: Entry) -> Iterable[Entry]:
+        """Take an entry with the segments of the rest; return those whose heads have a place, in order."""
+        if entry.path.endswith(_SUFFIX):
+            head = self._recalled.pop(entry.path, None)
+            taken = self._taken.pop(entry.path, None)
+            if head is not None:
+                entry = _with_head(entry, head)
+            elif taken is not None:
+                self._waiting.append((entry, len(self._chunk)))
+                self._chunk += taken
+                return self.flush() if len(self._chunk) + HEAD > self._most else ()
+        if not self._waiting:
+            return (entry,)
+        self._waiting.append((entry, None))
+        return ()
 
     def flush(self) -> Iterator[Entry]:
         """Give the heads that wait a chunk; yield the entries that waited for it."""

@@ -37,8 +37,7 @@ class Job(Record):
     """One command in an environment. `memory` in bytes, `timeout` in seconds; None means no limit.
 
     `directory` None is the user's home; `as_root` runs as the container's root rather than as the invoking user.
-    `fetch` is one of `config.model.FETCH`, or empty for what is configured; `start_pack`: one may be used and made,
-    `trace`: one is made in any case, and waited for.
+    `start_pack`: one may be used and made; `trace`: one is made in any case, and waited for.
     """
 
     environment: str
@@ -51,7 +50,6 @@ class Job(Record):
     memory: int | None = None
     timeout: float | None = None
     as_root: bool = False
-    fetch: str = ""
     start_pack: bool = True
     trace: bool = False
 

@@ -11,7 +11,7 @@ from envkit.drivers.files import is_locked, make_directory
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand import holder
-from envkit.ondemand.messages import ServerFailed, ServerGone, receive, send
+from envkit.ondemand.messages import ServerFailed, ServerGone, address, receive, send
 
 _PATIENCE = 20.0
 _ANSWER = 120.0
@@ -123,7 +123,8 @@ def _try(paths: Paths) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(_PATIENCE)
     try:
-        connection.connect(paths.images_socket)
+        with address(paths.images_socket) as path:
+            connection.connect(path)
     except OSError:
         connection.close()
         return None

@@ -24,6 +24,7 @@ from envkit.drivers.mount import enter_private_namespace
 from envkit.model.paths import Paths
 from envkit.ondemand.journal import Journal, create_journal
 from envkit.ondemand.log import complain
+from envkit.ondemand.messages import address
 
 GROUP = "envkit-images"
 _MAX_LOG = 1 << 20
@@ -120,7 +121,8 @@ def begin(paths: Paths, *, keep: bool = False) -> bool:
         os.unlink(paths.images_socket)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     previous = os.umask(0o177)
-    listener.bind(paths.images_socket)
+    with address(paths.images_socket) as path:
+        listener.bind(path)
     os.umask(previous)
     listener.listen(_BACKLOG)
     memory = create_journal()

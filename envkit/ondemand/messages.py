@@ -5,10 +5,11 @@ A client asks, the server answers once; the connection stays open for as long as
 """
 
 import array
+import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from envkit.errors import EnvkitError
 
@@ -21,10 +22,20 @@ class ServerFailed(EnvkitError):
 
 
 class ServerGone(ServerFailed):
-    """The image server ended before it answered. Another is there soon: it is worth to ask again, from the beginning."""
+    """The image server ended before it answered. Another is there soon, and can be asked from the beginning."""
 
     def __init__(self) -> None:
         super().__init__("the image server ended", resolution="try again; if it goes on, see images.log")
+
+
+@contextlib.contextmanager
+def address(path: str) -> Iterator[str]:
+    """Yield another path of a socket, since an address has room for 108 bytes only."""
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+    finally:
+        os.close(directory)
 
 
 def send(connection: socket.socket, message: Mapping[str, object], descriptor: int | None = None) -> None:

@@ -74,9 +74,10 @@ def _housekeeping(paths: Paths, loop: Loop, control: Control, layers: Layers, st
             complain(f"housekeeping: {type(error).__name__}: {error}")
         if control.clients or loop.waiting or (stacks.busy and not control.stopping):
             needed = time.monotonic()
-        elif control.stopping or time.monotonic() - needed > idle:
-            if control.end_if_unused(lambda: _unmounted(paths)):
-                return
+            continue
+        unneeded = control.stopping or time.monotonic() - needed > idle
+        if unneeded and control.end_if_unused(lambda: _unmounted(paths)):
+            return
 
 
 def _unmounted(paths: Paths) -> bool:

@@ -18,7 +18,7 @@ from envkit.services.context import Context
 from envkit.services.layers import layer_tree
 
 # `Kind.DIRECTORY` is a slow look-up in Python 3.11.
-_DIRECTORY = Kind.DIRECTORY
+_DIRECTORY, _WHITEOUT = Kind.DIRECTORY, Kind.WHITEOUT
 _PASSWD = b"etc/passwd"
 _MAX_PASSWD = 4 << 20
 
@@ -85,10 +85,10 @@ def fingerprint(scan: Scan, cleaned: Cleaned) -> str:
     Times of directories are left out: every start of the container moves that of /etc.
     """
     digest = hashlib.sha256()
-    encoder = msgspec.msgpack.Encoder()
+    encode, update = msgspec.msgpack.Encoder().encode, digest.update
     for entry in cleaned.entries:
-        timeless = msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is Kind.DIRECTORY else entry
-        digest.update(encoder.encode((timeless, scan.stamp(entry.path))))
+        file = scan.files.get(entry.path)
+        update(encode((_timeless(entry), None if file is None else (file.inode, file.ctime_ns))))
     for path in sorted(cleaned.contents):
         digest.update(cleaned.contents[path])
     return digest.hexdigest()
@@ -102,10 +102,13 @@ def scanned_as(session: Session, scan: Scan, waivers: Sequence[Allow]) -> str:
     encode = msgspec.msgpack.Encoder().encode
     layers = [layer.tree for layer in session.layers]
     digest = hashlib.sha256(encode((__version__, RULESET, layers, [(w.rule, w.glob) for w in waivers])))
-    replace = msgspec.structs.replace
-    digest.update(encode([replace(e, mtime_ns=0) if e.kind is _DIRECTORY else e for e in scan.entries]))
-    digest.update(encode([(path, file.inode, file.ctime_ns) for path, file in scan.files.items()]))
+    digest.update(encode(list(map(_timeless, scan.entries))))
+    digest.update(encode(list(scan.files.items())))
     return digest.hexdigest()
+
+
+def _timeless(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is _DIRECTORY else entry
 
 
 def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:
@@ -117,21 +120,22 @@ def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> l
     needed: set[bytes] = set()
     kept: list[Entry] = []
     for entry in reversed(entries):
-        before = lower.get(entry.path)
-        if entry.kind is Kind.WHITEOUT and before is None:
+        path, kind = entry.path, entry.kind
+        if kind is _DIRECTORY:
+            before = lower.get(path)
+            if (
+                path not in needed
+                and path
+                and before is not None
+                and msgspec.structs.replace(entry, mtime_ns=before.mtime_ns) == before
+            ):
+                continue
+        elif kind is _WHITEOUT and path not in lower:
             # It would hide nothing, and overlayfs shows a whiteout in a directory that only one layer has.
             continue
-        untouched = (
-            entry.kind is Kind.DIRECTORY
-            and entry.path != b""
-            and entry.path not in needed
-            and before is not None
-            and msgspec.structs.replace(entry, mtime_ns=before.mtime_ns) == before
-        )
-        if not untouched:
-            kept.append(entry)
-            if entry.path:
-                needed.add(entry.parent)
+        kept.append(entry)
+        if path:
+            needed.add(path.rpartition(b"/")[0])
     return kept[::-1]
 
 

@@ -35,7 +35,9 @@ class Context:
 
             # Only the default store is made where there is none: a mistyped --store must not become an empty store.
             if self.config.store:
-                self._store = open_store(self.config.store, settings=self.store_settings)
+                self._store = open_store(
+                    self.config.store, settings=self.store_settings, offline=self.config.fetch == "offline"
+                )
             else:
                 self._store = open_store(self.paths.store, create=os.geteuid() == 0)
         return self._store

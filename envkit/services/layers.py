@@ -65,7 +65,6 @@ def layer_images(
     context: Context,
     layers: Sequence[LayerRef],
     *,
-    fetch: str = "",
     environment: str = "",
     command: Sequence[str] = (),
     start_pack: bool = True,
@@ -85,7 +84,7 @@ def layer_images(
     missing = [layer for layer in layers if layer.tree not in complete]
     if not missing and not trace:
         return Images(tuple(complete.items()))
-    fetch = "demand" if trace else fetch or context.config.fetch
+    fetch = "demand" if trace else context.config.fetch
     if fetch == "offline":
         raise NotOnThisNode(missing)
     if fetch == "eager":

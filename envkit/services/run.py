@@ -76,7 +76,6 @@ def run(context: Context, job: Job) -> Outcome:
     images = layer_images(
         context,
         version.layers,
-        fetch=job.fetch,
         environment=str(version.env),
         command=job.command,
         start_pack=job.start_pack,

@@ -35,15 +35,18 @@ class StoreFormat(Record):
 Check = Callable[[Store], Mapping[str, object]]
 
 
-def open_store(url: str, *, create: bool = False, settings: StoreSettings | None = None) -> Store:
+def open_store(
+    url: str, *, create: bool = False, settings: StoreSettings | None = None, offline: bool = False
+) -> Store:
     """Open the store at a path or URL. `create` (for the default store) makes one where there is nothing yet.
 
+    :param offline: ask no server: of a store in a bucket only what this node remembers of it can be read.
     :raises UnsupportedStore: the URL names a kind of store that this version cannot use.
     :raises StoreUnreadable: it cannot be read, or is no store.
     :raises NewerStore: a later envkit wrote it.
     """
     if is_bucket(url):
-        return _open_bucket(url, settings or StoreSettings())
+        return _open_bucket(url, settings or StoreSettings(), offline=offline)
     store = DirectoryStore(_directory(url))
     if create and _is_empty(store.url):
         return init_store(url)
@@ -87,13 +90,19 @@ def _bucket(url: str, settings: StoreSettings) -> Store:
     return open_bucket(url, settings)
 
 
-def _open_bucket(url: str, settings: StoreSettings) -> Store:
+def _open_bucket(url: str, settings: StoreSettings, *, offline: bool) -> Store:
+    if offline:
+        from envkit.store.offline import open_offline
+
+        return open_offline(settings.copies, url.rstrip("/"), settings.endpoint)
     store = _bucket(url, settings)
     identity = read_format(store).id
     if not settings.copies:
         return store
+    from envkit.store.offline import remember
     from envkit.store.records import RecordCopies
 
+    remember(settings.copies, url.rstrip("/"), settings.endpoint, identity)
     return RecordCopies(store, f"{settings.copies}/{identity}")
 
 

@@ -85,6 +85,16 @@ def _read(path: str, listed: Status) -> bytes | None:
     return data if len(data) == listed.size and head == _head(listed, data) else None
 
 
+def read_copy(path: str, limit: int) -> bytes | None:
+    """Return the record that a copy holds, whatever the store says of it now; None where there is no whole one."""
+    try:
+        with open(path, "rb") as file:
+            head, data = file.readline(256), file.read(limit + 1)
+    except OSError:
+        return None
+    return data if head.partition(b" ")[0] == hashlib.sha256(data).hexdigest().encode() else None
+
+
 def _write(path: str, listed: Status, data: bytes) -> None:
     """Keep a copy; it is never needed, so that whatever fails is passed over, and nothing is synced."""
     temporary = f"{path}.{os.getpid()}.new"

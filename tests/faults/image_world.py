@@ -218,6 +218,8 @@ class Reader:
     def stop(self):
         """Have it end after the tree that it is reading."""
         if self._stop >= 0:
+            # Its end alone says nothing: readers that were started later have a copy of it.
+            os.write(self._stop, b"x")
             os.close(self._stop)
             self._stop = -1
 

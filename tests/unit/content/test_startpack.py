@@ -297,7 +297,7 @@ def test_the_document_has_the_limits_of_the_code():
         f"*granules* of {GRANULE >> 10} KiB",
         f"1 to {startpack.MAX_FRAMES}. `offset`",
         f"`plain` (1 to {startpack.FRAME:,}) bytes",
-        f"all `stored` together are at most {MAX_STORED >> 20} MiB, all `plain` at most {MAX_PLAIN >> 20} MiB",
+        f"All `stored` together are at most {MAX_STORED >> 20} MiB, all `plain` at most {MAX_PLAIN >> 20} MiB",
         f"it has at most {MAX_HEADER >> 20} MiB",
         f"`unseen`, 0 to {startpack.MAX_UNSEEN - 1},",
         f"two frames of {FIRST_FRAME >> 10} KiB",
