@@ -13,6 +13,7 @@ from envkit.errors import InvalidInput
 from envkit.services.context import Context, require_root
 from envkit.services.damage import NOTE, PACK, TREE, VERSION, Damage, damage_json
 from envkit.services.rebuilding import MAX_OBJECT, Sources, is_object
+from envkit.services.startpacks import START
 from envkit.services.verifying import Verification
 from envkit.store.base import Store
 from envkit.store.errors import StoreUnwritable
@@ -73,6 +74,10 @@ class _Repair:
         for damage in packs:
             self._mend(damage, self._sources.pack(damage.digest))
         self._result.left += [Unrepaired(d, _advice(d)) for d in last.damages if d.kind == NOTE]
+        for damage in last.damages:
+            if damage.kind == START:  # nothing depends on it, and a node that runs this makes another
+                self._store.delete(damage.key)
+                self._result.mended.append(damage)
         return self._result
 
     def _finish(self) -> None:

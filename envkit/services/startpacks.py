@@ -122,7 +122,7 @@ def _damage(store: Store, start: Start, *, data: bool) -> Damage | None:
     except ObjectNotFound:
         return None  # a newer one has just taken its place
     except Damaged as error:
-        return Damage(start.key, START, f"{error.brief}; remove it, no version needs it")
+        return Damage(start.key, START, f"{error.brief}; no version needs it, `envkit repair` removes it")
     return None
 
 

@@ -68,6 +68,22 @@ def _no_replay():
     Journal.left = lambda self: iter(())
 
 
+def _little_memory():
+    """One megabyte of chunks is kept in memory, where the cache has no room."""
+    from envkit.ondemand import served
+
+    served._UNCACHED_BYTES = 1 << 20
+
+
+def _interrupts():
+    """Every signal ends the read that its process waits for."""
+    import errno
+
+    from envkit.ondemand.loop import Loop
+
+    Loop._let_go = staticmethod(lambda waiting: waiting and waiting.refuse(errno.EINTR))
+
+
 def _no_size_check():
     """Nobody looks whether the cache's files were cut."""
     from envkit.cache.datafile import DataFile
@@ -76,17 +92,14 @@ def _no_size_check():
 
 
 def _no_verification():
-    """What the cache and the store have is taken for what it should be."""
+    """What the cache has is taken for what it should be."""
     from envkit.cache.layer import CachedLayer
-    from envkit.content import frame
-    from envkit.ondemand import fetcher
 
     def verify(self, number):
         self._verified.add(number)
         return True
 
     CachedLayer._verify = verify
-    del frame, fetcher
 
 
 _VARIANTS = {
@@ -95,6 +108,8 @@ _VARIANTS = {
     "no-background": _no_background,
     "unfinished": _unfinished,
     "no-replay": _no_replay,
+    "little-memory": _little_memory,
+    "interrupts": _interrupts,
     "no-size-check": _no_size_check,
     "no-verification": _no_verification,
 }

@@ -14,8 +14,11 @@ import signal
 import time
 import traceback
 
+import pytest
+from faults.image_variants import starting
 from stored_support import Lab
 
+from envkit.cache import mapfile
 from envkit.config.model import Config
 from envkit.drivers import libc, mount
 from envkit.drivers.files import remove_tree
@@ -25,7 +28,6 @@ from envkit.ondemand import holder
 from envkit.ondemand.client import Client
 from envkit.services.context import Context
 from envkit.services.layers import layer_images
-from faults.image_variants import starting
 
 BOUND = 60.0
 """Seconds after which whatever takes so long is taken to hang."""
@@ -65,34 +67,49 @@ class Node:
 
     :param store: where the layer is fetched from, the origin's own store by default.
     :param variants: of the image server, see `image_variants`.
+    :param started: the server runs from the beginning.
     """
 
-    def __init__(self, place, origin, *, store=None, variants=(), through_loop=False, **settings):
+    def __init__(self, place, origin, *, store=None, variants=(), through_loop=False, started=True, **settings):
         self.origin = origin
         self.root = str(place)
         self.through_loop = through_loop
         self.context = Context(Config(root=self.root, store=store or origin.store, owner="lab", **settings))
         self.paths = Paths.at(self.root)
         self.layer = origin.layer
-        self._variants = ("quick-restart", "no-background", "unfinished", *variants)
+        self.variants = ("quick-restart", "no-background", "unfinished", *variants)
         self.images = None
+        self._started = started
 
     def __enter__(self):
         prepare(self.paths)
-        self.open()
+        if self._started:
+            self.open()
         return self
 
     def __exit__(self, *_):
+        self.close_for_good()
+
+    def close_for_good(self):
+        """End it and remove all that it has."""
         self.shut(force=True)
         assert not os.path.exists(self.paths.images) or not os.path.ismount(self.paths.images)
         remove_tree(self.paths.run)
         remove_tree(self.root)
 
-    def open(self, **options):
+    @property
+    def store(self):
+        """Where its store is."""
+        return self.context.config.store
+
+    def open(self, *, store=None, **options):
         """Have the layer served, by a server that is there already or is started now."""
         self.close()
-        with starting(*self._variants):
-            self.images = layer_images(self.context, [self.layer], **options)
+        context = self.context
+        if store is not None:
+            context = Context(Config(root=self.root, store=store, owner="lab"))
+        with starting(*self.variants):
+            self.images = layer_images(context, [self.layer], **options)
 
     def close(self):
         """Let the server go."""
@@ -150,14 +167,20 @@ class Node:
         finally:
             client.close()
 
+    @property
     def fetched(self):
         """Bytes of chunks that the server has fetched since it was started."""
         return sum(layer["fetched"] for layer in self.state()["layers"])
 
-    def read(self, **options):
+    @property
+    def stored(self):
+        """Bytes that all chunks of the layer have in the store."""
+        return sum(chunk.stored for chunk in mapfile.load(self.directory).map.chunks)
+
+    def read(self, *, bound=BOUND, **options):
         """Read the whole tree once in a process of its own; return what came of it."""
         with self.readers(1, **options) as (reader,):
-            return reader.result()
+            return reader.result(bound=bound)
 
     @contextlib.contextmanager
     def readers(self, count, **options):
@@ -167,7 +190,13 @@ class Node:
             yield started
         finally:
             for reader in started:
-                reader.end()
+                reader.kill()
+            until = time.monotonic() + 3
+            if not all([reader.ended(seconds=max(0.0, until - time.monotonic())) for reader in started]):
+                Client.stop(self.paths, force=True)  # they wait for the server where no signal reaches them
+            for reader in started:
+                assert reader.ended(seconds=10)
+                reader.close()
 
     def wait_until(self, condition, what, *, seconds=BOUND):
         """Wait for something that has to come; not for ever."""
@@ -190,13 +219,12 @@ class Hang(AssertionError):
 class Reader:
     """A process that mounts the layer and reads all of its files, again and again if `again`, until `stop`.
 
-    :param pause: seconds between two files.
+    :param most: it reads so many files, all by default.
+    :param opens: the process connects to the image server itself, and starts it where there is none.
     :param first: called in the process before it begins.
     """
 
-    def __init__(self, node, number, *, again=False, pause=0.0, first=lambda: None):
-        self._node = node
-        path = node.path  # may not be asked for in the child: a hanging server must not hang the test
+    def __init__(self, node, number, *, again=False, opens=False, most=None, first=lambda: None):
         self._told, tell = os.pipe()
         hear, self._stop = os.pipe()
         self.pid = os.fork()
@@ -206,20 +234,25 @@ class Reader:
                 os.close(self._stop)
                 os.nice(5)
                 first()
-                outcome = _read_trees(node, path, number, hear if again else None, pause)
+                if opens:
+                    node.images = None
+                    node.open()
+                outcome = _read_trees(node, number, most, hear if again else None)
             except BaseException as error:  # noqa: BLE001  # everything is told
                 outcome = {"errors": [f"{type(error).__name__}: {error} {traceback.format_exc()[-800:]}"]}
             os.write(tell, json.dumps(outcome).encode()[:60_000])
             os._exit(0)
         os.close(tell)
         os.close(hear)
+        self._process = os.pidfd_open(self.pid)
         self._result = None
 
     def stop(self):
         """Have it end after the tree that it is reading."""
         if self._stop >= 0:
             # Its end alone says nothing: readers that were started later have a copy of it.
-            os.write(self._stop, b"x")
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._stop, b"x")
             os.close(self._stop)
             self._stop = -1
 
@@ -238,25 +271,24 @@ class Reader:
             self._result = {"rounds": 0, "errors": [], "wrong": []} | json.loads(data or b'{"errors": ["killed"]}')
         return self._result
 
-    def end(self):
-        """See to it that it is gone."""
+    def kill(self):
+        """Send it SIGKILL, if it is still there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self, *, seconds):
+        """Wait for its end, at most so long; tell whether it has ended."""
+        return bool(select.select([self._process], [], [], seconds)[0])
+
+    def close(self):
+        """Forget it."""
         self.stop()
-        for _ in range(2):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            descriptor = os.pidfd_open(self.pid)
-            try:
-                if select.select([descriptor], [], [], 5)[0]:
-                    break
-            finally:
-                os.close(descriptor)
-            # It waits for the server where no signal reaches it.
-            Client.stop(self._node.paths, force=True)
         os.waitpid(self.pid, 0)
+        os.close(self._process)
         os.close(self._told)
 
 
-def _read_trees(node, path, number, hear, pause):
+def _read_trees(node, number, most, hear):
     """Read trees as `Reader` says; return what came of it."""
     mount.enter_private_namespace()
     target = f"{node.root}/mnt{number}"
@@ -265,9 +297,9 @@ def _read_trees(node, path, number, hear, pause):
     outcome = {"rounds": 0, "errors": [], "wrong": []}
     while True:
         try:
-            mount.mount_image(path, target, through_loop=node.through_loop)
+            mount.mount_image(node.path, target, through_loop=node.through_loop)
             try:
-                _compare(node.origin.expected, target, rng, pause, outcome)
+                _compare(node.origin.expected, target, rng, most, outcome)
             finally:
                 libc.umount(target)
         except Exception as error:  # noqa: BLE001  # a reader's error is what is looked for
@@ -277,15 +309,13 @@ def _read_trees(node, path, number, hear, pause):
             return outcome
 
 
-def _compare(expected, target, rng, pause, outcome):
+def _compare(expected, target, rng, most, outcome):
     paths = sorted(expected)
     rng.shuffle(paths)
-    there = sorted(
-        os.path.relpath(f"{place}/{name}", target) for place, _, names in os.walk(target) for name in names
-    )
+    there = sorted(os.path.relpath(f"{place}/{name}", target) for place, _, names in os.walk(target) for name in names)
     if there != sorted(expected):
         outcome["wrong"].append("the list of files")
-    for path in paths:
+    for path in paths[:most]:
         try:
             with open(f"{target}/{path}", "rb", buffering=0) as file:
                 data = file.read()
@@ -294,11 +324,53 @@ def _compare(expected, target, rng, pause, outcome):
             continue
         if hashlib.sha256(data).hexdigest() != expected[path]:
             outcome["wrong"].append(f"{path}: {data.count(0)} of {len(data)} bytes are 0")
-        if pause:
-            time.sleep(pause)
 
 
 def right(outcome, *, rounds=1):
     """Assert that a reader met neither an error nor a wrong byte."""
     assert (outcome["errors"], outcome["wrong"]) == ([], []), outcome
     assert outcome["rounds"] >= rounds
+
+
+@pytest.fixture(scope="session")
+def origin(disk):
+    """The environment that all nodes read."""
+    return Origin(f"{disk}/image-origin")
+
+
+@pytest.fixture
+def new_node(scratch, origin):
+    """A function that makes a node; all of them are gone in the end."""
+    with contextlib.ExitStack() as nodes:
+        numbers = iter(range(100))
+
+        def make(*, place=None, origin=origin, **options):
+            return nodes.enter_context(Node(place or f"{scratch}/n{next(numbers)}", origin, **options))
+
+        yield make
+
+
+def kill_server(node, times, rng):
+    """Kill the server so many times, each time a little after another has begun to answer."""
+    for _ in range(times):
+        server = node.server
+        time.sleep(rng.uniform(0, 0.15))
+        node.kill(server)
+        wait_until(lambda server=server: node.server != server, "another server is started")
+        node.state()
+
+
+@contextlib.contextmanager
+def store_away(node):
+    """Have a node's store be gone for a while."""
+    os.rename(node.store, f"{node.store}.away")
+    try:
+        yield
+    finally:
+        if not os.path.exists(node.store):
+            store_back(node)
+
+
+def store_back(node):
+    """Have a node's store be there again."""
+    os.rename(f"{node.store}.away", node.store)

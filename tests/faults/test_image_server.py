@@ -1,4 +1,4 @@
-"""Whatever happens to the image server, its cache and its store: readers get the right bytes, or an error in time.
+"""Whatever happens to the processes of the image server: readers get the right bytes, or an error in time.
 
 Real FUSE, EROFS and stores; the readers are processes that mount a layer and compare all that they read with what was
 stored. Each harness is tried with a promise broken, which it has to notice. `scripts/torture` does more of the same.
@@ -8,49 +8,23 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
-from faults.image_world import Hang, Node, Origin, right, wait_until
+from faults.image_world import Hang, kill_server, new_node, origin, right, store_away, wait_until  # noqa: F401
 from faults.scenarios import SEED
 
 from envkit.ondemand import holder
 from envkit.ondemand.client import Client
+from envkit.ondemand.messages import ServerGone
 
 pytestmark = pytest.mark.root
 
 _KILLS = 12
 
 
-@pytest.fixture(scope="module")
-def origin(disk):
-    """The environment that all nodes here read."""
-    return Origin(f"{disk}/image-server")
-
-
-@pytest.fixture
-def new_node(scratch, origin):
-    """A function that starts a node; all of them are gone in the end."""
-    with contextlib.ExitStack() as nodes:
-        numbers = iter(range(100))
-
-        def make(**options):
-            return nodes.enter_context(Node(f"{scratch}/n{next(numbers)}", origin, **options))
-
-        yield make
-
-
-def kill_server(node, times, rng):
-    """Kill the server so many times, each time a little after another has begun to answer."""
-    for _ in range(times):
-        server = node.server
-        time.sleep(rng.uniform(0, 0.15))
-        node.kill(server)
-        wait_until(lambda server=server: node.server != server, "another server is started")
-        node.state()
-
-
-def test_readers_notice_nothing_of_servers_that_are_killed(new_node):
+def test_readers_notice_nothing_of_servers_that_are_killed(new_node):  # noqa: F811
     node = new_node()
     with node.readers(8, again=True) as readers:
         kill_server(node, _KILLS, random.Random(SEED))
@@ -60,9 +34,185 @@ def test_readers_notice_nothing_of_servers_that_are_killed(new_node):
     assert node.log.count("the image server ended") == _KILLS
 
 
-def test_requests_that_a_killed_server_had_read_are_missed_if_nobody_answers_them(new_node):
+def test_requests_that_nobody_answers_after_a_kill_are_noticed(new_node):  # noqa: F811
     node = new_node(variants=("no-replay",))
     with pytest.raises(Hang), node.readers(8, again=True) as readers:
-        kill_server(node, _KILLS, random.Random(SEED))
+        kill_server(node, 4, random.Random(SEED))
         for reader in readers:
             reader.result(bound=2)
+
+
+def test_a_loop_device_over_the_server_survives_kills(new_node):  # noqa: F811
+    node = new_node(through_loop=True)
+    with node.readers(2, again=True) as readers:
+        kill_server(node, 3, random.Random(SEED))
+        for reader in readers:
+            right(reader.result())
+
+
+def test_holder_and_server_replace_each_other(new_node):  # noqa: F811
+    node = new_node()
+    with node.readers(4, again=True) as readers:
+        first = node.holder
+        node.kill(first)
+        wait_until(lambda: node.holder != first, "another holder is started")
+        kill_server(node, 2, random.Random(SEED))
+        second = node.holder
+        node.kill(second)
+        wait_until(lambda: node.holder != second, "a third holder is started")
+        for reader in readers:
+            right(reader.result())
+    assert len(processes(node)) == 2
+
+
+def test_both_killed_at_once_costs_errors_and_no_more(new_node):  # noqa: F811
+    node, other = new_node(), new_node()
+    with node.readers(4, again=True) as readers, other.readers(1, again=True) as others:
+        wait_until(lambda: node.state()["layers"][0]["fetched"] > 0, "something is read")
+        node.kill(*holder.pids(node.paths))
+        for reader in readers:
+            outcome = reader.result(bound=10)
+            assert outcome["errors"]
+            assert outcome["wrong"] == []
+        right(others[0].result())
+    node.open()
+    right(node.read())
+
+
+def test_a_server_that_stands_still_is_waited_for(new_node):  # noqa: F811
+    node = new_node()
+    server = node.server
+    node.kill(server, number=signal.SIGSTOP)
+    with node.readers(4) as readers:
+        assert not any(reader.ended(seconds=0.5) for reader in readers)
+        node.kill(server, number=signal.SIGCONT)
+        for reader in readers:
+            right(reader.result())
+
+
+def test_a_server_that_stands_still_can_be_ended(new_node):  # noqa: F811
+    node = new_node()
+    node.kill(*holder.pids(node.paths), number=signal.SIGSTOP)
+    with node.readers(3) as readers:
+        assert not any(reader.ended(seconds=0.2) for reader in readers)
+        assert Client.stop(node.paths, force=True)
+        for reader in readers:
+            outcome = reader.result(bound=5)
+            assert outcome["errors"]
+            assert outcome["wrong"] == []
+    assert processes(node) == []
+
+
+def signals():
+    """Have this process get a signal every two milliseconds, and ignore it."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+
+
+def test_signals_that_a_reader_survives_cost_it_nothing(new_node):  # noqa: F811
+    right(new_node().read(first=signals))
+
+
+def test_reads_that_end_with_every_signal_are_noticed(new_node):  # noqa: F811
+    assert new_node(variants=("interrupts",)).read(first=signals)["errors"]
+
+
+def test_a_killed_reader_does_not_wait_for_the_store(new_node):  # noqa: F811
+    node = new_node()
+    with node.readers(2) as (killed, other):
+        with store_away(node):
+            wait_until(lambda: node.state()["fetched"]["retries"], "something is waited for")
+            assert not killed.ended(seconds=0.2)
+            killed.kill()
+            assert killed.ended(seconds=5)
+            assert not other.ended(seconds=0)
+        right(other.result())
+
+
+def test_eight_cold_starts_at_once_fetch_everything_once(new_node):  # noqa: F811
+    node = new_node(started=False)
+    with node.readers(8, opens=True) as readers:
+        for reader in readers:
+            right(reader.result())
+    state = node.state()
+    assert state["layers"][0]["fetched"] == node.stored
+    assert state["fetched"]["bytes"] <= 1.05 * node.stored
+    assert len(processes(node)) == 2
+
+
+@pytest.mark.parametrize("operation", ["open", "begin", "prepared"])
+def test_a_start_survives_a_restart_of_the_server(new_node, monkeypatch, operation):  # noqa: F811
+    node = new_node()
+    ask, killed = Client.ask, []
+
+    def ask_and_kill(self, message, **options):
+        if message["op"] == operation and not killed:
+            killed.append(node.server)
+            node.kill(node.server)
+        return ask(self, message, **options)
+
+    monkeypatch.setattr(Client, "ask", ask_and_kill)
+    node.open()
+    assert killed
+    right(node.read())
+
+
+def test_a_start_gives_up_if_the_server_always_dies(new_node, monkeypatch):  # noqa: F811
+    node = new_node()
+    ask = Client.ask
+
+    def ask_and_kill(self, message, **options):
+        if message["op"] == "begin":
+            server = node.server
+            node.kill(server)
+            wait_until(lambda: node.server != server, "another server is started")
+        return ask(self, message, **options)
+
+    monkeypatch.setattr(Client, "ask", ask_and_kill)
+    with pytest.raises(ServerGone):
+        node.open()
+
+
+def test_clients_that_are_killed_leave_nothing(new_node):  # noqa: F811
+    node = new_node()
+    rng = random.Random(SEED)
+    for _ in range(6):
+        with node.readers(2, opens=True) as readers:
+            time.sleep(rng.uniform(0, 0.1))
+            for reader in readers:
+                reader.kill()
+    wait_until(lambda: node.state()["clients"] == 2, "the server forgets them")  # this test and `state`
+    right(node.read())
+
+
+def test_a_client_that_comes_while_the_server_ends_starts_the_next(new_node):  # noqa: F811
+    node = new_node()
+    over = threading.Event()
+
+    def stop():
+        while not over.is_set():
+            Client.stop(node.paths)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        for _ in range(8):
+            node.open()
+            assert os.stat(node.path).st_size > 0
+            node.close()
+    finally:
+        over.set()
+        stopper.join(30)
+    node.open()
+    right(node.read())
+
+
+def processes(node):
+    """Return the pids of all processes of a node's image server."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+            if name.isdecimal() and os.fsencode(node.root) in words and b"-IS" in words:
+                found.append(int(name))
+    return found

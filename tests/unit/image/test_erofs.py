@@ -1,4 +1,5 @@
 import itertools
+import re
 import struct
 
 import pytest
@@ -66,6 +67,21 @@ def test_a_hostile_tree_is_refused_or_gives_an_image_within_its_bounds(case):
         return
     assert image.blocks.end <= image.size
     assert len(image.metadata) <= image.size <= fmt.MAX_BLOCKS * fmt.BLOCK
+
+
+@pytest.mark.parametrize("target", [1, 33])
+def test_no_inode_lies_across_the_end_of_a_block(target):
+    builder = TreeBuilder()
+    builder.symlink(b"-", b"t" * target)
+    mark = 0x6A5B4C3D
+    for number in range(200):
+        builder.fifo(b"%03d" % number, uid=mark) if number % 7 == 0 else builder.file(b"%03d" % number, uid=mark)
+    metadata = build(builder.build()[0]).metadata
+    found = [place.start() - 24 for place in re.finditer(re.escape(mark.to_bytes(4, "little")), metadata)]
+    assert len(found) == 200
+    assert all(position % fmt.SLOT == 0 for position in found)
+    assert max(position % fmt.BLOCK for position in found) <= fmt.BLOCK - fmt.INODE.size
+    assert {position // fmt.BLOCK for position in found} >= {1, 2, 3}
 
 
 def test_files_begin_at_blocks_and_their_holes_are_not_covered():

@@ -17,7 +17,9 @@ from envkit.drivers.files import DiskFull, remove_tree
 from envkit.errors import InvalidInput, NotFound
 from envkit.image import erofs
 from envkit.model.ids import EnvName
+from envkit.model.session import Session
 from envkit.node.instance import write_holder
+from envkit.node.session import create_session
 from envkit.services import caching, evicting, fill
 from envkit.services.context import Context
 from envkit.services.fill import fill_layer, load_tree
@@ -250,6 +252,17 @@ def test_a_fill_evicts_what_was_used_longest_ago(lab):
     assert [name for name in os.listdir(lab.context.paths.layers) if name.startswith("~")] == []
 
 
+def test_a_layer_is_filled_where_the_quota_cannot_be_kept(lab, monkeypatch, caplog):
+    def fail(context):
+        raise NotFound("a session is gone")
+
+    monkeypatch.setattr(fill, "keep_quota", fail)
+    layer = version_of(lab, "c").layers[0]
+    fill_it(lab, layer)
+    assert files_of(lab, layer) == ["complete", "image", "lock", "map", "ready", "used"]
+    assert caplog.messages == ["the cache is not brought down to its quota: a session is gone"]
+
+
 def test_collecting_says_what_it_would_do(lab):
     caching.warm(lab.context, ["b"])
     settled(lab)
@@ -284,6 +297,25 @@ def test_what_is_mounted_is_neither_evicted_nor_dropped(lab, mounted):
     assert done.items == () and len(done.kept) == 4
     assert cached(lab) == kept
     assert [entry.in_use for entry in caching.listing(lab.context).entries] == [True] * 4
+
+
+def test_the_layers_of_an_open_session_stay(lab):
+    version = version_of(lab, "b")
+    session = Session(
+        env=EnvName(owner="lab", name="open"),
+        identity="0123456789",
+        base="base/x@1",
+        parent=str(version),
+        layers=version.layers[:1],
+        arch="x86_64",
+        known=0,
+    )
+    create_session(lab.context.paths, session)
+    caching.warm(lab.context, ["b"])
+    settled(lab)
+    assert {item.digest for item in caching.drop_all(lab.context).kept} == {version.layers[0].tree}
+    (users, _) = caching.why(lab.context, "b")
+    assert users.sessions == ("lab/open",) and users.processes == ()
 
 
 def test_drop_takes_environments_and_layers(lab):

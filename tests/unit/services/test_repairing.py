@@ -15,6 +15,7 @@ from envkit.content.pack import header
 from envkit.errors import InvalidInput
 from envkit.model.ids import EnvName
 from envkit.services import copying
+from envkit.services.context import Context
 from envkit.services.layers import layer_images
 from envkit.services.publishing import Writer
 from envkit.services.repairing import repair, repaired_json
@@ -174,9 +175,14 @@ def test_a_tree_heals_from_this_nodes_cache(lab):
     assert is_whole(lab)
 
 
+def eager(lab):
+    """The use cases of a node that fetches all of a layer before it starts."""
+    return Context(lab.context.config.replace(fetch="eager"))
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_pack_heals_from_the_images_of_layers_that_ran_here(lab, change):
-    layer_images(lab.context, version_of(lab, "c").layers)
+    layer_images(eager(lab), version_of(lab, "c").layers)
     rewrite(lab, pack_of(lab, "c"), CHANGES[change])
     done = mend(lab)
     assert (len(done.mended), done.left) == (1, [])
@@ -184,7 +190,7 @@ def test_a_pack_heals_from_the_images_of_layers_that_ran_here(lab, change):
 
 
 def test_an_image_with_other_content_is_no_source(lab):
-    ((_, path),) = layer_images(lab.context, version_of(lab, "c").layers)
+    ((_, path),) = layer_images(eager(lab), version_of(lab, "c").layers).files
     with open(path, "r+b") as file:
         file.seek(-300_000, os.SEEK_END)
         file.write(b"other" * 10_000)

@@ -1,6 +1,7 @@
 """`services/startpacks`: what the first run of a version costs, as `info` shows it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from start_support import Images
@@ -8,7 +9,10 @@ from stored_support import Lab
 
 from envkit.cli.commands.info import _rows
 from envkit.model.startpack import GRANULE
+from envkit.services.repairing import repair
 from envkit.services.sizes import info, info_json
+from envkit.services.startpacks import START
+from envkit.services.verifying import verify
 from envkit.store import layout, starts
 
 
@@ -65,3 +69,19 @@ def test_one_that_is_damaged_is_left_out(lab):
     lab.store.delete(start.key)
     lab.store.put_if_absent(start.key, b"nonsense")
     assert info(lab.fresh_context(), "b").cold.entries == ()
+
+
+def test_a_damaged_one_is_found_and_removed_by_repair(lab):
+    version = lab.save("b", {"y": b"y" * 1000})
+    start = put(lab, version, "make", size=GRANULE)
+    path = Path(lab.store_path, start.key)
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    (damage,) = verify(lab.fresh_context(), None, data=True).damages
+    assert (damage.key, damage.kind) == (start.key, START)
+    done = repair(lab.fresh_context())
+    assert ([mended.key for mended in done.mended], done.left) == ([start.key], [])
+    assert not path.exists()
+    assert verify(lab.fresh_context(), None, data=True).damages == []
