@@ -103,7 +103,7 @@ def _chunk_bodies(
         recalled = memo.recall(entry) if entry.size else None
         if recalled is not None:
             body = heads.recall(entry, recalled, memo.reuse)
-            length = sum(segment.length for segment in body)
+            length = sum([segment.length for segment in body])
             if length < sizes.small:
                 yield from group.add(_Waiting(entry, length, recalled=body, unread=pieces))
             else:
@@ -125,7 +125,7 @@ def renumber(entries: Iterable[Entry], numbers: Sequence[int]) -> Iterator[Entry
     same = all(number == place for place, number in enumerate(numbers))
     for entry in entries:
         if entry.segments and not same:
-            moved = (Segment(s.start, s.length, numbers[s.chunk], s.offset) for s in entry.segments)
+            moved = [Segment(s.start, s.length, numbers[s.chunk], s.offset) for s in entry.segments]
             yield msgspec.structs.replace(entry, segments=tuple(moved))
         else:
             yield entry
@@ -248,8 +248,8 @@ def _moved(file: _Waiting, chunk: int) -> Entry:
     """Return an entry with its recalled segments in a chunk of another number."""
     if not file.length:
         return file.entry
-    segments = tuple(Segment(s.start, s.length, chunk, s.offset) for s in file.recalled)
-    return msgspec.structs.replace(file.entry, segments=segments)
+    segments = [Segment(s.start, s.length, chunk, s.offset) for s in file.recalled]
+    return msgspec.structs.replace(file.entry, segments=tuple(segments))
 
 
 def _draw(path: bytes) -> int:

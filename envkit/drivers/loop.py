@@ -9,6 +9,7 @@ LOOP_CTL_GET_FREE = 0x4C82
 LOOP_CONFIGURE = 0x4C0A
 LO_FLAGS_READ_ONLY = 1
 LO_FLAGS_AUTOCLEAR = 4
+LO_FLAGS_DIRECT_IO = 16
 
 _ATTEMPTS = 64
 
@@ -42,6 +43,8 @@ def attach(image: str) -> tuple[int, str]:
 
 def _config(backing: int) -> bytes:
     """Return struct loop_config: fd, block size, struct loop_info64 with only its flags set, reserved words."""
-    flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR
+    # Direct: pages of the image would be in memory twice, as its own and as those of the files in it. Where the file
+    # system cannot, the kernel does without.
+    flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO
     info = struct.pack("=QQQQQIIII64s64s32sQQ", 0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0)
     return struct.pack("=II", backing, 4096) + info + bytes(64)

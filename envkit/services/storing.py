@@ -143,12 +143,15 @@ class _Memo:
         self._files = unchanged.files
         self._chunks = unchanged.chunks
         self._usable = [writer.may_reuse(chunk) for chunk in unchanged.chunks]
+        self._all_usable = all(self._usable)
         self._packs = packs
 
     def recall(self, entry: Entry) -> tuple[Segment, ...] | None:
         """Return where a file's bytes are, unless that is about to be collected."""
         segments = self._files.get(entry.path)
-        return segments if segments is not None and all(self._usable[s.chunk] for s in segments) else None
+        if segments is None or self._all_usable:
+            return segments
+        return segments if all(self._usable[s.chunk] for s in segments) else None
 
     def size(self, chunk: int) -> int:
         """Return the size of a chunk in bytes."""
