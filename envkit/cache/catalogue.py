@@ -63,8 +63,7 @@ def share(directory: str) -> float:
         stored = mapfile.load(directory)
     except CacheLost:
         return 0.0
-    shape = readyfile.Shape(uuid=stored.map.uuid, chunks=len(stored.map.chunks), parted=len(stored.parted))
-    ready, _ = readyfile.load(directory, shape)
+    ready, _ = readyfile.load(directory, stored)
     return stored.blocks.covered_by(ready) / (stored.blocks.covered or 1)
 
 

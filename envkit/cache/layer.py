@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import threading
-from bisect import bisect_left
 from collections.abc import Container, Iterable
 
 from envkit.cache import mapfile, readyfile
@@ -55,7 +54,7 @@ class CachedLayer:
         self.complete = complete
         self.total_bytes = stored.blocks.covered
         self._blocks = stored.blocks
-        self._parted = stored.parted
+        self._stored = stored
         self._data = data
         self._writer = writer
         self._map_durable = False
@@ -63,17 +62,16 @@ class CachedLayer:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         chunks = len(stored.map.chunks)
-        self._shape = readyfile.Shape(uuid=stored.map.uuid, chunks=chunks, parted=len(stored.parted))
-        self._ready, self._digests = readyfile.load(directory, self._shape)
+        self._ready, self._digests = readyfile.load(directory, stored)
         if self.complete:
             self._ready.add_all()
-            for place, number in enumerate(stored.parted):
-                if not any(self._digests[place * readyfile.DIGEST : (place + 1) * readyfile.DIGEST]):
-                    self._ready.discard(number)  # there is nothing to compare it with
+            for number in self._digests.unknown():
+                self._ready.discard(number)  # there is nothing to compare it with
         self._verified = Bits(chunks)
         granules = -(-stored.map.size // GRANULE)
         self._from_pack = Bits(granules)
         self._distrusted: set[int] = set()
+        self._trusting = True
         # Granules that were found to be there, to look only once.
         self._known = Bits(granules)
         self.removals = 0
@@ -217,13 +215,19 @@ class CachedLayer:
         view = memoryview(data)
         with self._lock:
             self._data.check()
-            if self.complete or self._from_pack[number] or number in self._distrusted:
+            if self.complete or not self._trusting or self._from_pack[number] or number in self._distrusted:
                 return
             for extent in self._blocks.lookup(start, len(data)):
                 if not self._ready[extent.chunk]:
                     place = extent.image_offset - start
                     self._data.write(extent.image_offset, view[place : place + extent.length])
             self._from_pack.add(number)
+
+    def distrust_granules(self) -> None:
+        """Take away all that start packs have brought and no chunk has confirmed; nothing of them is taken any more."""
+        with self._lock:
+            self._trusting = False
+            self._forget([granule for granule in range(-(-self.map.size // GRANULE)) if self._from_pack[granule]])
 
     def has_granule(self, number: int) -> bool:
         """Tell whether every byte of a granule can be read now."""
@@ -232,6 +236,16 @@ class CachedLayer:
     def chunk_ready(self, number: int) -> bool:
         """Tell whether a chunk is there; one that an earlier process left may still turn out to be damaged."""
         return self.complete or self._ready[number]
+
+    def chunk_bytes(self, number: int) -> bytearray | None:
+        """Return what the image has of a chunk, zeros for the rest of it; None if it is not there or damaged.
+
+        :raises CacheLost: the data file was cut or cannot be read.
+        """
+        if not self._ready[number] or not (self._verified[number] or self._verify(number)):
+            return None
+        extents = self._blocks.of_chunk(number)
+        return assembled(self.map.chunks[number].size, extents, self._pieces(extents))
 
     def ready_bytes(self) -> int:
         """Return how many bytes of the image are there from chunks."""
@@ -310,7 +324,7 @@ class CachedLayer:
     def _verify(self, number: int) -> bool:
         """Compare a chunk that an earlier process left with its digest; one that is damaged counts as missing."""
         extents = self._blocks.of_chunk(number)
-        pieces = [self._data.read(extent.image_offset, extent.length) for extent in extents]
+        pieces = self._pieces(extents)
         plain = memoryview(assembled(self.map.chunks[number].size, extents, pieces))
         same = all(
             plain[extent.offset : extent.offset + extent.length] == piece
@@ -322,7 +336,8 @@ class CachedLayer:
                 return True
             if not self._ready[number]:  # another thread has found the same
                 return False
-            if same and digest == self._expected(number):
+            expected = self._digests[number] if number in self._digests else self.map.chunks[number].digest
+            if same and digest == expected:
                 self._verified.add(number)
                 return True
             self._ready.discard(number)
@@ -330,24 +345,14 @@ class CachedLayer:
             self._forget({granule for extent in extents for granule in granules_of(extent)})
             return False
 
-    def _expected(self, number: int) -> bytes:
-        """Return the digest of what the image has of a chunk, zeros for the rest."""
-        place = self._parted_place(number)
-        if place is None:
-            return self.map.chunks[number].digest
-        return bytes(self._digests[place * readyfile.DIGEST : (place + 1) * readyfile.DIGEST])
+    def _pieces(self, extents: Iterable[Extent]) -> list[bytes]:
+        return [self._data.read(extent.image_offset, extent.length) for extent in extents]
 
     def _note_digest(self, number: int, extents: list[Extent], plain: memoryview) -> None:
         """Remember the digest of what the image has of a chunk, if that is not all of it."""
-        place = self._parted_place(number)
-        if place is not None:
+        if number in self._digests:
             pieces = [plain[extent.offset : extent.offset + extent.length] for extent in extents]
-            digest = hashlib.sha256(assembled(len(plain), extents, pieces)).digest()
-            self._digests[place * readyfile.DIGEST : (place + 1) * readyfile.DIGEST] = digest
-
-    def _parted_place(self, number: int) -> int | None:
-        place = bisect_left(self._parted, number)
-        return place if place < len(self._parted) and self._parted[place] == number else None
+            self._digests[number] = hashlib.sha256(assembled(len(plain), extents, pieces)).digest()
 
     def _differing(self, extents: list[Extent], plain: memoryview) -> set[int]:
         """Return the granules from a start pack that have other bytes than the chunk that is put."""
@@ -376,12 +381,12 @@ class CachedLayer:
             return False
         with self._lock:
             self._data.check()
-            bits, digests = self._ready.to_bytes(), bytes(self._digests)
+            bits, digests = self._ready.to_bytes(), self._digests.to_bytes()
         self._data.sync()
         if not self._data.is_named():
             return False
         if not self._map_durable:
             sync_file(f"{self.directory}/{MAP}")
             self._map_durable = True
-        readyfile.save(self.directory, self._shape, bits, digests)
+        readyfile.save(self.directory, self._stored, bits, digests)
         return True

@@ -15,8 +15,6 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Annotated
 
 import msgspec
@@ -69,10 +67,10 @@ class IndexedBlocks(BlockMap):
     def of(cls, blocks: BlockMap) -> "IndexedBlocks":
         """Return a block map with its index."""
         indexed = cls()
-        if len(blocks):
-            for own, column in zip(indexed._columns, zip(*blocks, strict=True), strict=True):
-                own.extend(column)
-        indexed._order.extend(sorted(range(len(blocks)), key=indexed._chunks.__getitem__))
+        theirs = blocks._image_offsets, blocks._lengths, blocks._chunks, blocks._offsets
+        for own, column in zip(indexed._columns, theirs, strict=True):
+            own.extend(column)
+        indexed._order.extend(sorted(range(len(blocks)), key=indexed._chunks.tolist().__getitem__))
         indexed._end = blocks.end
         return indexed
 
@@ -109,8 +107,8 @@ class IndexedBlocks(BlockMap):
 
     def by_chunk_order(self) -> Iterator[tuple[int, int, int]]:
         """Yield (chunk, offset in it, length) of each extent by ascending chunk."""
-        for index in self._order:
-            yield self._chunks[index], self._offsets[index], self._lengths[index]
+        ordered = (map(column.__getitem__, self._order) for column in (self._chunks, self._offsets, self._lengths))
+        return zip(*ordered, strict=True)
 
     def covered_by(self, chunks: Bits) -> int:
         """Return how many bytes of the image come from some chunks."""
@@ -228,17 +226,27 @@ def _problem(layer_map: LayerMap, blocks: IndexedBlocks) -> str | None:
     return None
 
 
-def _parted(layer_map: LayerMap, blocks: IndexedBlocks) -> Iterator[int]:
-    """Yield the numbers of the chunks of which the image has only some bytes, ascending.
+def _parted(layer_map: LayerMap, blocks: IndexedBlocks) -> list[int]:
+    """Return the numbers of the chunks of which the image has only some bytes, ascending.
 
     :raises ValueError: an extent is longer than its chunk.
     """
-    for number, pieces in groupby(blocks.by_chunk_order(), key=itemgetter(0)):
-        size, reached, gap = layer_map.chunks[number].size, 0, False
-        for _, offset, length in sorted(pieces):
-            gap = gap or offset > reached
-            reached = max(reached, offset + length)
-        if reached > size:
-            raise ValueError("an extent is longer than its chunk")
-        if gap or reached < size:
-            yield number
+    sizes = [chunk.size for chunk in layer_map.chunks]
+    reached = dict.fromkeys(blocks.needed(), 0)
+    # Most chunks are cut into extents in order and without gaps; only the others deserve a second look.
+    for number, offset, length in blocks.by_chunk_order():
+        if reached[number] == offset:
+            reached[number] = offset + length
+        else:
+            reached[number] = -1
+    return [n for n in sorted(reached) if reached[n] != sizes[n] and _is_parted(sizes[n], blocks.of_chunk(n))]
+
+
+def _is_parted(size: int, extents: Sequence[Extent]) -> bool:
+    reached, gap = 0, False
+    for offset, length in sorted((extent.offset, extent.length) for extent in extents):
+        gap = gap or offset > reached
+        reached = max(reached, offset + length)
+    if reached > size:
+        raise ValueError("an extent is longer than its chunk")
+    return gap or reached < size

@@ -296,19 +296,20 @@ def _write(
     pack_into, plain, regular = fmt.INODE.pack_into, fmt.FORMAT_PLAIN, stat.S_IFREG
     number = 0
     for entry, form, position, block in zip(entries, forms, positions, blocks, strict=True):
-        if isinstance(form, _Name):
-            if form.target:
-                fmt.add_link(image, position)
-            continue
-        number += 1
         seconds, nanoseconds = divmod(entry.mtime_ns, 1_000_000_000)
         if form is None:
+            number += 1
             pack_into(
                 image, position,
                 plain, 0, regular | entry.mode, 0, entry.size, block, number,
                 entry.uid, entry.gid, seconds, nanoseconds, 1,
             )  # fmt: skip
             continue
+        if isinstance(form, _Name):
+            if form.target:
+                fmt.add_link(image, position)
+            continue
+        number += 1
         area, data, links = form.area, entry.target, 1
         if isinstance(form, _Directory):
             data, links = _directory_data(form, positions), form.links

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 from envkit.cache.layer import CachedLayer, CacheLost
 from envkit.errors import EnvkitError
@@ -20,13 +21,19 @@ from envkit.ondemand.journal import Journal
 from envkit.ondemand.log import complain
 from envkit.ondemand.loop import Files, Waiting
 from envkit.ondemand.prepare import prepare
-from envkit.ondemand.served import ServedLayer, not_found
+from envkit.ondemand.served import ServedLayer, Streams, not_found
 from envkit.ondemand.sources import Stores, tree_from
-from envkit.ondemand.stacks import Stacks
 
 _FIRST_NODE = 2
 _NAME = re.compile(r"([0-9a-f]{64})(?:\.([0-9a-f]{8}))?")
 MAX_NAMES = 10_000
+
+
+class Watchers(Streams, Protocol):
+    """Who has to know of reads, and of start packs that are on their way."""
+
+    def touched(self, recording: str, digest: str, offset: int, length: int, *, missed: bool) -> None:
+        """Take note of a read of somebody whose first touches are recorded."""
 
 
 class Layers(Files):
@@ -35,12 +42,12 @@ class Layers(Files):
     :ivar on_demand: called whenever a read has to wait for the store.
     """
 
-    def __init__(self, paths: Paths, journal: Journal, fetcher: Fetcher, stores: Stores, stacks: Stacks) -> None:
+    def __init__(self, paths: Paths, journal: Journal, fetcher: Fetcher, stores: Stores, watchers: Watchers) -> None:
         self._paths = paths
         self._journal = journal
         self._fetcher = fetcher
         self._stores = stores
-        self._stacks = stacks
+        self._watchers = watchers
         self._names: list[str] = []
         self._numbers: dict[str, int] = {}
         self._sources: dict[str, list[str]] = {}
@@ -72,7 +79,7 @@ class Layers(Files):
         layer = self.layer(digest)
         missed = layer.read(offset, length, waiting)
         if recording:
-            self._stacks.touched(recording, digest, offset, min(length, layer.size - offset), missed=missed)
+            self._watchers.touched(recording, digest, offset, min(length, layer.size - offset), missed=missed)
 
     def layer(self, digest: str) -> ServedLayer:
         """Return a layer, opened; OSError where it cannot be had."""
@@ -103,7 +110,7 @@ class Layers(Files):
                     self._sources[digest] = [store, *(name for name in known if name != store)][:4]
                     layer = self._open.get(digest)
                     if layer is not None:
-                        layer.sources = [self._stores.source(name) for name in self._sources[digest]]
+                        layer.come_from([self._stores.source(name) for name in self._sources[digest]])
             self._save()
 
     def forget_removed(self) -> None:
@@ -121,13 +128,14 @@ class Layers(Files):
         def reopen() -> CachedLayer:
             try:
                 return CachedLayer.open(directory)
-            except CacheLost:
+            except CacheLost as lost:
+                complain(str(lost))
                 stores = list(self._sources.get(digest, []))
                 prepare(self._paths, digest, lambda: tree_from(self._stores, stores, digest), anew=True)
                 return CachedLayer.open(directory)
 
-        layer = ServedLayer(digest, reopen(), reopen, self._fetcher, self._stacks, self._on_demand)
-        layer.sources = [self._stores.source(name) for name in self._sources.get(digest, [])]
+        layer = ServedLayer(digest, reopen(), reopen, self._fetcher, self._watchers, self._on_demand)
+        layer.come_from([self._stores.source(name) for name in self._sources.get(digest, [])])
         return layer
 
     @property

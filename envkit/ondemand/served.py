@@ -9,7 +9,6 @@ import errno
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
@@ -17,15 +16,18 @@ from typing import Protocol
 from envkit.cache.bits import Bits
 from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, ChunksMissing, GranulesDiffer
 from envkit.drivers.files import DiskFull
-from envkit.errors import EnvkitError
+from envkit.errors import Damaged, EnvkitError
 from envkit.model.tree import Chunk
 from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
 from envkit.ondemand.log import complain
 from envkit.ondemand.loop import Waiting
+from envkit.ondemand.overflow import Overflow
 from envkit.ondemand.readahead import ReadAhead
+from envkit.store.errors import ObjectNotFound
 
-_UNCACHED_BYTES = 64 << 20
 _ATTEMPTS = 3
+_HOPELESS = 10.0
+"""Seconds for which a chunk that no store has is not asked for again."""
 _MAX_PULLED = 2000
 Reopen = Callable[[], CachedLayer]
 """Opens what the cache has of a layer, making it anew from its tree if that is damaged or gone."""
@@ -44,10 +46,11 @@ class Streams(Protocol):
 class _Read:
     """A read that waits: its range, the chunks and granules that it still needs.
 
-    `by_chunks`: a granule that it waited for did not come; it waits for none any more.
+    `by_chunks`: a granule that it waited for did not come; it waits for none any more. `needs`: all chunks that it has
+    waited for.
     """
 
-    __slots__ = ("attempts", "began", "by_chunks", "chunks", "granules", "length", "offset", "waiting")
+    __slots__ = ("attempts", "began", "by_chunks", "chunks", "granules", "length", "needs", "offset", "waiting")
 
     def __init__(self, offset: int, length: int, waiting: Waiting) -> None:
         self.offset = offset
@@ -55,6 +58,7 @@ class _Read:
         self.waiting = waiting
         self.chunks: set[int] = set()
         self.granules: set[int] = set()
+        self.needs: frozenset[int] = frozenset()
         self.by_chunks = False
         self.began = time.monotonic()
         self.attempts = 0
@@ -63,7 +67,6 @@ class _Read:
 class ServedLayer:
     """One layer; safe in any number of threads.
 
-    :ivar sources: the stores that may have its chunks, the best first.
     :ivar reads: reads of the kernel; `waits`: those that had to wait; `stalled`: seconds of that, of all readers.
     :ivar pulled: the first ranges of the image, (offset, length), that were fetched because somebody read them.
     :param on_demand: called whenever a read has to wait for the store.
@@ -79,7 +82,8 @@ class ServedLayer:
         on_demand: Callable[[], None] = lambda: None,
     ) -> None:
         self.digest = digest
-        self.sources: list[Source] = []
+        self._sources: list[Source] = []
+        self._failed: dict[int, float] = {}
         self.size = cached.map.size
         self.stalled = 0.0
         self.fetched_bytes = 0
@@ -95,11 +99,16 @@ class ServedLayer:
         self._asking = threading.RLock()
         self._reads: set[_Read] = set()
         self._asked: dict[int, Priority] = {}
-        self._uncached: OrderedDict[int, bytes] = OrderedDict()
+        self._overflow = Overflow()
         self._ahead = ReadAhead()
         self._touched = Bits(-(-self.size // GRANULE))
         self._touched_granules = 0
         self._remaking = threading.Lock()
+
+    def come_from(self, sources: Sequence[Source]) -> None:
+        """Name the stores that may have its chunks, the best first."""
+        self._sources = list(sources)
+        self._failed.clear()
 
     @property
     def cached(self) -> CachedLayer:
@@ -161,9 +170,12 @@ class ServedLayer:
         """Answer a read, or see to it that what it needs comes; return whether it has to wait for the store."""
         cached = self._cached
         try:
-            data = self._bytes(cached, read.offset, read.length)
+            data = self._overflow.read(cached, read.offset, read.length)
         except ChunksMissing as error:
             missing = error.numbers
+            if self._failed and self._is_hopeless(missing):
+                read.waiting.refuse(errno.EIO)
+                return False
         except CacheLost as lost:
             self._again(read, cached, lost)
             return False
@@ -177,6 +189,7 @@ class ServedLayer:
             self.pulled.append((read.offset, read.length))
         with self._lock:
             read.chunks = set(missing)
+            read.needs |= read.chunks
             read.granules = set(granules)
             self._reads.add(read)
         if not granules:
@@ -187,6 +200,11 @@ class ServedLayer:
                 self.granule_arrived(granule, arrived=_has(cached, granule))
         self._read_ahead(read, missed=True)
         return not granules
+
+    def _is_hopeless(self, numbers: Iterable[int]) -> bool:
+        """Tell whether the stores were found a moment ago not to have one of some chunks, so that asking is in vain."""
+        before = time.monotonic() - _HOPELESS
+        return any(self._failed.get(number, before) > before for number in numbers)
 
     def _on_their_way(self, cached: CachedLayer, read: _Read) -> list[int]:
         """Return the granules that a read still waits for, if all of them come with a start pack."""
@@ -219,10 +237,10 @@ class ServedLayer:
         urgent: list[int] = []
         with self._lock:
             for number in numbers:
-                if number in self._uncached:
+                # What has come since it was found missing is asked for again: rare, and the answer wakes who waits.
+                if number in self._overflow and priority is not Priority.DEMAND:
                     continue
                 before = self._asked.get(number)
-                # What has come since it was found missing is asked for again: rare, and the answer wakes who waits.
                 if before is None:
                     new.append(number)
                 elif priority < before:
@@ -236,13 +254,14 @@ class ServedLayer:
 
     def _request(self, numbers: Sequence[int], which: int, priority: Priority) -> None:
         """Ask a source for chunks; what it cannot give, the next one is asked for."""
-        if which >= len(self.sources):
+        sources = self._sources
+        if which >= len(sources):
             for number in numbers:
                 self._arrived(number, None, EnvkitError(f"no store is known for layer {self.digest[:12]}"))
             return
 
         def done(number: int, plain: bytes | None, error: EnvkitError | None) -> None:
-            last = which + 1 >= len(self.sources)
+            last = which + 1 >= len(sources)
             if error is None or last or isinstance(error, Forgotten):
                 self._arrived(number, plain, error)
             else:
@@ -250,7 +269,7 @@ class ServedLayer:
 
         chunks = self._cached.map.chunks
         wanted = [(chunks[number], partial(done, number)) for number in numbers]
-        self._fetcher.chunks(self.sources[which], wanted, priority)
+        self._fetcher.chunks(sources[which], wanted, priority)
 
     def _arrived(self, number: int, plain: bytes | None, error: EnvkitError | None) -> None:
         """Take a chunk, or the news that it cannot be had, to those who wait for it."""
@@ -267,6 +286,8 @@ class ServedLayer:
             if reads:  # somebody came to need it in the moment in which it was dropped
                 self.fetch([number], Priority.DEMAND)
             return
+        if isinstance(error, Damaged | ObjectNotFound):
+            self._failed[number] = time.monotonic()
         if reads:
             complain(f"layer {self.digest[:12]}: {error}")
         for read in reads:
@@ -277,9 +298,7 @@ class ServedLayer:
         """Put a verified chunk into the cache; where there is no room, into memory for those who wait."""
         cached = self._cached
         try:
-            cached.put_chunk(number, plain)
-        except GranulesDiffer as error:
-            complain(str(error))
+            self._put(cached, number, plain)
         except CacheLost as lost:
             self._remake(cached, lost)
             self._remember(number, plain)
@@ -287,24 +306,19 @@ class ServedLayer:
             complain(f"the cache keeps nothing more: {full}")
             self._remember(number, plain)
 
+    @staticmethod
+    def _put(cached: CachedLayer, number: int, plain: bytes) -> None:
+        """Put a chunk into the cache; where that shows that a start pack lies, nothing of it is given out any more."""
+        try:
+            cached.put_chunk(number, plain)
+        except GranulesDiffer as error:
+            complain(str(error))
+            cached.distrust_granules()
+
     def _remember(self, number: int, plain: bytes) -> None:
         with self._lock:
-            self._uncached[number] = plain
-            total = sum(map(len, self._uncached.values()))
-            while total > _UNCACHED_BYTES and len(self._uncached) > 1:
-                total -= len(self._uncached.popitem(last=False)[1])
-
-    def _put_remembered(self) -> None:
-        """Put chunks into the cache for which there was no room."""
-        for number, plain in list(self._uncached.items()):
-            try:
-                self._cached.put_chunk(number, plain)
-            except (CacheLost, DiskFull):
-                return
-            except GranulesDiffer as error:
-                complain(str(error))
-            with self._lock:
-                self._uncached.pop(number, None)
+            needed = {chunk for read in self._reads for chunk in read.needs}
+        self._overflow.keep(number, plain, needed)
 
     def granule_arrived(self, number: int, *, arrived: bool) -> None:
         """Look again at the reads that need no granule but this one: it is in the cache now, or it will not come."""
@@ -332,23 +346,6 @@ class ServedLayer:
         with self._lock:
             self._reads.discard(read)
 
-    def _bytes(self, cached: CachedLayer, offset: int, length: int) -> bytes:
-        """Return a range whose chunks are in the cache or in memory.
-
-        :raises ChunksMissing: some are in neither.
-        """
-        if not self._uncached:
-            return cached.read(offset, length)
-        with self._lock:
-            uncached = dict(self._uncached)
-        data = bytearray(cached.read(offset, length, besides=uncached))
-        for extent in cached.map.blocks.lookup(offset, length):
-            plain = uncached.get(extent.chunk)
-            if plain is not None:
-                start = extent.image_offset - offset
-                data[start : start + extent.length] = plain[extent.offset : extent.offset + extent.length]
-        return bytes(data)
-
     def _again(self, read: _Read, cached: CachedLayer, lost: CacheLost) -> None:
         """Serve a read after the cache was lost under it; not for ever."""
         read.attempts += 1
@@ -374,9 +371,11 @@ class ServedLayer:
     def flush(self) -> None:
         """Make what has come durable; where the layer is complete, make it the image that others mount directly."""
         cached = self._cached
-        self._put_remembered()
         try:
             cached.flush()
+            for number, plain in self._overflow.items():
+                self._put(cached, number, plain)
+                self._overflow.discard(number)
             cached.finish()
         except CacheLost as lost:
             self._remake(cached, lost)

@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from envkit.cache.layer import GRANULE, CacheLost
 from envkit.content.startpack import Granule
@@ -19,15 +18,13 @@ from envkit.model.ids import EnvName, is_digest
 from envkit.model.paths import Paths
 from envkit.model.startpack import ImageLayer, entry_point
 from envkit.ondemand.fetcher import Fetcher, Priority
+from envkit.ondemand.layers import Layers
 from envkit.ondemand.log import complain
 from envkit.ondemand.recording import Recording, build, is_worthwhile, joined, same_images
 from envkit.ondemand.sources import Stores
 from envkit.ondemand.startplaces import Found, StartPlaces
 from envkit.ondemand.streaming import Stream
 from envkit.store.starts import Start
-
-if TYPE_CHECKING:
-    from envkit.ondemand.layers import Layers
 
 _FINDING = 5.0
 """Seconds for which a start waits to hear whether there is a start pack."""
@@ -71,7 +68,7 @@ class Stack:
 class Stacks:
     """All stacks in use, by an identity that their client gets. `layers` is set once, before anything else."""
 
-    layers: "Layers"
+    layers: Layers
 
     def __init__(self, paths: Paths, fetcher: Fetcher, stores: Stores) -> None:
         self._paths = paths

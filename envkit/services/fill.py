@@ -88,6 +88,7 @@ def _fetch_all(context: Context, layer: LayerRef, place: str) -> None:
         create_partial(place, layer_map, image.metadata)
         cached = CachedLayer.open(place)
         try:
+            _take_over(os.path.dirname(place), cached)
             for _ in range(_ATTEMPTS):
                 if cached.finish():
                     return
@@ -103,6 +104,21 @@ def _fetch_all(context: Context, layer: LayerRef, place: str) -> None:
     except DiskFull:
         remove_tree(place)
         raise
+
+
+def _take_over(directory: str, cached: CachedLayer) -> None:
+    """Put in the chunks that the image server has fetched of the layer."""
+    try:
+        with contextlib.closing(CachedLayer.inspect(directory)) as there:
+            if there.map.uuid != cached.map.uuid:
+                return
+            for number in cached.missing(0, cached.map.size):
+                plain = there.chunk_bytes(number)
+                if plain is not None:
+                    cached.put_chunk(number, memoryview(plain))
+    except CacheLost as error:
+        if error.directory != directory:
+            raise
 
 
 def _fetch(context: Context, chunks: Sequence[Chunk], cached: CachedLayer) -> None:

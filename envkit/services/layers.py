@@ -4,13 +4,16 @@ A layer that is complete on this node is mounted directly. Any other one is serv
 as it is read. On the path of `envkit run`: what talks to that server is imported when it is needed.
 """
 
+import os
 from collections.abc import Sequence
 
 from envkit.cache.complete import complete_image
 from envkit.cache.usage import touch
 from envkit.errors import NotFound
+from envkit.model.ids import EnvName
 from envkit.model.version import LayerRef
 from envkit.services.context import Context
+from envkit.store.settings import is_bucket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +110,23 @@ def layer_images(
     except BaseException:
         served.close()
         raise
+
+
+def expect_demand(context: Context, env: EnvName) -> None:
+    """Start the image server while a bucket is asked what a name means, if this node never heard of the environment.
+
+    Asking takes as long as the server takes to start, and hardly a processor.
+    """
+    if context.config.fetch != "demand" or not is_bucket(context.config.store):
+        return
+    try:
+        stores = os.listdir(context.paths.records)
+    except OSError:
+        stores = []
+    if not any(os.path.exists(f"{context.paths.records}/{store}/envs/{env}") for store in stores):
+        from envkit.ondemand import holder
+
+        holder.start_if_missing(context.paths)
 
 
 def _complete(context: Context, digest: str) -> str | None:

@@ -31,7 +31,7 @@ from envkit.services.container import (
     open_stack,
 )
 from envkit.services.context import Context, require_root
-from envkit.services.layers import Images, layer_images
+from envkit.services.layers import Images, expect_demand, layer_images
 from envkit.services.signals import Forwarder
 from envkit.store import versions
 
@@ -72,7 +72,9 @@ def run(context: Context, job: Job) -> Outcome:
     require_root("running a job")
     prepare(context.paths)
     sweep(context.paths)
-    version = versions.resolve(context.store, context.ref(job.environment))
+    wanted = context.ref(job.environment)
+    expect_demand(context, wanted.env)
+    version = versions.resolve(context.store, wanted)
     images = layer_images(
         context,
         version.layers,
