@@ -70,9 +70,9 @@ def _no_replay():
 
 def _little_memory():
     """One megabyte of chunks is kept in memory, where the cache has no room."""
-    from envkit.ondemand import served
+    from envkit.ondemand import overflow
 
-    served._UNCACHED_BYTES = 1 << 20
+    overflow.MAX_BYTES = 1 << 20
 
 
 def _interrupts():

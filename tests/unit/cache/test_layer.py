@@ -475,6 +475,19 @@ def test_what_this_process_put_is_not_verified_again(tmp_path, opened, monkeypat
     assert looked == [0, 1]
 
 
+def test_the_bytes_of_a_chunk_as_far_as_the_image_has_them(tmp_path, opened):
+    made = opened(MIXED, tmp_path)
+    MIXED.put(made, 0, 1, 2)
+    made.flush()
+    made.close()
+    overwrite(tmp_path / "partial", 9000)
+    again = opened(MIXED, tmp_path)
+    assert again.chunk_bytes(0) is None  # damaged
+    assert again.chunk_bytes(1) == MIXED.plains[1]
+    assert again.chunk_bytes(2) == bytes(1500) + MIXED.plains[2][1500:2500] + bytes(500)
+    assert again.chunk_bytes(4) is None
+
+
 def test_who_inspects_a_layer_needs_no_lock_and_changes_nothing(tmp_path, opened):
     made = opened(MIXED, tmp_path)
     MIXED.put(made, 0, 1, 2)

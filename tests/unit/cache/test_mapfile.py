@@ -81,6 +81,7 @@ def blocks(*extents):
         ({"size": 40960, "blocks": blocks((40950, 11, 0, 0))}, "outside the data region"),
         ({"blocks": blocks((16384, 10, 2, 0))}, "a chunk that there is not"),
         ({"blocks": blocks((16384, 10, 0, 16380))}, "longer than its chunk"),
+        ({"blocks": blocks((16384, 16384, 0, 0), (32768, 16384, 0, 1))}, "longer than its chunk"),
         ({"chunks": [Chunk(b"short", 16384, bytes(32), 0, 1)] * 2}, "impossible digest"),
         ({"uuid": b"short"}, "another image"),
         ({"metadata": 8192}, "another image"),

@@ -16,6 +16,7 @@ from envkit.drivers import files
 from envkit.drivers.files import DiskFull, remove_tree
 from envkit.errors import InvalidInput, NotFound
 from envkit.image import erofs
+from envkit.model.blockmap import BlockMap
 from envkit.model.ids import EnvName
 from envkit.model.session import Session
 from envkit.node.instance import write_holder
@@ -186,33 +187,82 @@ def test_a_full_disk_leaves_nothing(lab, monkeypatch):
     assert files_of(lab, layer) == ["used"]
 
 
-def test_what_is_served_meanwhile_goes_on(lab):
-    layer = version_of(lab, "b").layers[1]
+def serve(lab, layer, numbers, *, blocks=None, uuid=None):
+    """Open a layer as the image server does, with some of its chunks there."""
     tree = load_tree(lab.context, layer.tree)
     image = erofs.build(tree)
+    metadata = bytearray(image.metadata)
+    place_of_uuid = slice(fill.UUID_OFFSET, fill.UUID_OFFSET + 16)
+    metadata[place_of_uuid] = uuid or metadata[place_of_uuid]
     layer_map = fill.LayerMap(
         size=image.size,
-        metadata=len(image.metadata),
-        uuid=image.metadata[fill.UUID_OFFSET : fill.UUID_OFFSET + 16],
-        blocks=image.blocks,
+        metadata=len(metadata),
+        uuid=bytes(metadata[place_of_uuid]),
+        blocks=blocks or image.blocks,
         chunks=tree.chunks,
     )
-    fill.create_partial(place(lab, layer), layer_map, image.metadata)
+    fill.create_partial(place(lab, layer), layer_map, bytes(metadata))
     serving = CachedLayer.open(place(lab, layer))
-    serving.put_chunk(0, fill.ChunkReader(pack_ranges(lab.store)).read(tree.chunks[0]))
+    for number, plain in fill.ChunkReader(pack_ranges(lab.store)).read_many(tree.chunks, numbers):
+        serving.put_chunk(number, plain)
+    serving.flush()
+    return serving
+
+
+def test_what_is_served_meanwhile_goes_on(lab):
+    layer = version_of(lab, "b").layers[1]
+    serving = serve(lab, layer, [0])
     fill_it(lab, layer)
     assert complete_image(place(lab, layer)) is not None
     whole = eager_image(lab, layer)
-    assert serving.read(0, len(image.metadata)) == image.metadata
-    serving.flush()
-    numbers = serving.missing(0, image.size)
-    assert 0 not in numbers
-    for number, plain in fill.ChunkReader(pack_ranges(lab.store)).read_many(tree.chunks, numbers):
+    numbers = serving.missing(0, serving.map.size)
+    assert numbers and 0 not in numbers
+    for number, plain in fill.ChunkReader(pack_ranges(lab.store)).read_many(serving.map.chunks, numbers):
         serving.put_chunk(number, plain)
+    assert serving.read(0, serving.map.size) == whole
     assert serving.finish()
     serving.close()
     with open(f"{place(lab, layer)}/image", "rb") as file:
         assert file.read() == whole
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_served_before_is_not_fetched_again(lab, monkeypatch, damaged):
+    monkeypatch.setattr(fill, "_BATCH", 1)
+    layer = version_of(lab, "b").layers[1]
+    chunks = load_tree(lab.context, layer.tree).chunks
+    serving = serve(lab, layer, range(1, len(chunks)))
+    if damaged:
+        (extent, *_) = serving.map.blocks.lookup(serving.map.size - 8192, 4096)
+        damage(f"{place(lab, layer)}/partial", extent.image_offset)
+    reads = Reads(monkeypatch)
+    fill_it(lab, layer)
+    assert len(chunks) > 3 and reads.count == 1 + damaged
+    serving.close()
+    with open(f"{place(lab, layer)}/image", "rb") as file:
+        assert file.read() == eager_image(lab, layer)
+
+
+def test_nothing_is_taken_from_an_image_of_another_layout(lab):
+    layer = version_of(lab, "b").layers[1]
+    tree = load_tree(lab.context, layer.tree)
+    blocks = BlockMap()
+    for extent in erofs.build(tree).blocks:  # it has less of each chunk
+        blocks.append(extent.image_offset, (extent.length + 1) // 2, extent.chunk, extent.offset)
+    serve(lab, layer, range(len(tree.chunks)), blocks=blocks, uuid=bytes(16)).close()
+    fill_it(lab, layer)
+    with open(f"{place(lab, layer)}/image", "rb") as file:
+        assert file.read() == eager_image(lab, layer)
+
+
+def test_a_served_layer_that_was_cut_is_fetched_whole(lab):
+    layer = version_of(lab, "b").layers[1]
+    serve(lab, layer, [0]).close()
+    os.truncate(f"{place(lab, layer)}/partial", 8192)
+    fill_it(lab, layer)
+    with open(f"{place(lab, layer)}/image", "rb") as file:
+        assert file.read() == eager_image(lab, layer)
+    assert files_of(lab, layer) == ["complete", "image", "lock", "map", "ready", "used", "writer"]
 
 
 def test_warm_fetches_what_is_missing(lab):
