@@ -17,14 +17,15 @@ import cold_material
 from contestants import need, run
 
 _LXC = """
-mkdir -p "$node/lxc"
-cat >"$node/lxc.conf" <<END
+lxc=$node/lxc-$$
+mkdir "$lxc"
+cat >"$lxc/config" <<END
 lxc.uts.name = bench
 lxc.rootfs.path = dir:$root
 lxc.net.0.type = empty
 lxc.environment = PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 END
-exec lxc-execute -n "bench-$$" -P "$node/lxc" -f "$node/lxc.conf" -- "$@"
+exec lxc-execute -n "bench-$$" -P "$lxc" -f "$lxc/config" -- "$@"
 """
 # busybox calls mount(2) with the file itself; mount(8) of util-linux 2.38 would put a loop device in between.
 _EROFS = """
@@ -149,7 +150,7 @@ class Casync(Archive):
     """Extract from a chunk store."""
 
     name = "casync"
-    title = "`casync extract`, `lxc-execute`"
+    title = "`casync extract` of chunks of 1 MiB, `lxc-execute`; the default of 64 KiB takes minutes"
     rounds = 1
     script = (
         """

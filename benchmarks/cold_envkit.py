@@ -22,6 +22,11 @@ OWNER = "bench"
 _PACK_SECONDS = 180.0
 
 
+def environment(tree: str) -> str:
+    """Return the name of a tree in the store."""
+    return f"base/{tree}" if tree in cold_material.TREES else f"{OWNER}/{tree}"
+
+
 class Store:
     """The store: the trees as bases, the sibling as an environment, `wrong-N` with another command's start pack."""
 
@@ -127,8 +132,8 @@ class Envkit(Contestant):
         self._number = 0
 
     def argv(self, node: Path, tree: str, command: Sequence[str], *, again: bool = False) -> list[str]:
-        environment = f"base/{tree}" if tree in cold_material.TREES else f"{OWNER}/{tree}"
-        return [material.ENVKIT, "--root", f"{node}/root", "run", "-e", environment, *self._options, "--", *command]
+        root = ("--root", f"{node}/root")
+        return [material.ENVKIT, *root, "run", "-e", environment(tree), *self._options, "--", *command]
 
     def environment(self) -> dict[str, str]:
         return self._store.environment()

@@ -4,7 +4,6 @@
 it starts is there; what has to be at the other end is started with `at_server`.
 """
 
-import contextlib
 import ctypes
 import mmap
 import os
@@ -15,7 +14,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +40,7 @@ _FORWARDING = """\
 table ip forwarding {{
     chain incoming {{
         type nat hook prerouting priority -100;
-        iifname link tcp dport {{ {ports} }} dnat to 127.0.0.1;
+        iifname link tcp dport {port} dnat to 127.0.0.1;
     }}
 }}
 """
@@ -109,7 +107,8 @@ class Link:
         profile = self.profile
         argv = [program, f"{profile.round_trip * 500:.0f}", f"{profile.rate:.0f}", f"{profile.queue * 1000:.0f}"]
         argv += [CLIENT, SERVER, counters]
-        self._relay = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        # In a session of its own: Ctrl-C is for this process, which ends the link last.
+        self._relay = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             assert self._relay.stdout is not None
             line = self._relay.stdout.readline().split()
@@ -151,15 +150,10 @@ class Link:
         fields = Path(f"/proc/{self._relay.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    @contextlib.contextmanager
-    def forwarded(self, *ports: int) -> Iterator[None]:
-        """Let the client reach servers that listen on the loopback device at the server's end only."""
-        rules = _FORWARDING.format(ports=", ".join(map(str, ports)))
+    def forward(self, port: int) -> None:
+        """Let the client reach a server that listens on the loopback device at the server's end only."""
+        rules = _FORWARDING.format(port=port)
         subprocess.run(self.at_server("nft", "-f", "-"), input=rules, text=True, check=True)
-        try:
-            yield
-        finally:
-            subprocess.run(self.at_server("nft", "delete", "table", "ip", "forwarding"), check=True)
 
     def check(self) -> str:
         """Measure the link, idle and with one stream; return what to print.

@@ -35,7 +35,9 @@ class S3:
 def s3(link: Link, memory: ServerMemory, directory: Path) -> Iterator[S3]:
     """Run an S3 server with a bucket of its own, which is in a directory."""
     argv = memory.inside(link.at_server(str(_S3_SERVER), str(directory)))
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
         assert server.stdout is not None
         assert server.stderr is not None
         try:
@@ -43,8 +45,8 @@ def s3(link: Link, memory: ServerMemory, directory: Path) -> Iterator[S3]:
             if "AWS_ENDPOINT_URL" not in settings:
                 raise SystemExit(f"the S3 server does not start: {server.stderr.read()}")
             port = settings["AWS_ENDPOINT_URL"].rpartition(":")[2]
-            with link.forwarded(int(port)):
-                yield S3(settings | {"AWS_ENDPOINT_URL": f"http://{cold_link.SERVER}:{port}"}, settings)
+            link.forward(int(port))
+            yield S3(settings | {"AWS_ENDPOINT_URL": f"http://{cold_link.SERVER}:{port}"}, settings)
         finally:
             server.terminate()
 
@@ -71,7 +73,9 @@ def web(link: Link, memory: ServerMemory, directory: Path, scratch: Path) -> Ite
 def _server(link: Link, memory: ServerMemory, log: Path, port: int, *argv: str) -> Iterator[None]:
     with open(log, "wb") as file:
         command = memory.inside(link.at_server("setpriv", "--pdeathsig", "KILL", *argv))
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         _wait(server, port, argv[0])
         yield

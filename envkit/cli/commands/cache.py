@@ -186,7 +186,7 @@ def stop(app: App, /, *, force: bool) -> None:
     app.console.say("no image server is running")
 
 
-@command.command("serve", epilog="Example: see scripts/envkit-images.service")
+@command.command("serve", epilog="Example: see scripts/systemd/envkit-images.service")
 @pass_app
 def serve(app: App, /) -> None:
     """Start the image server in the foreground, and keep it when nothing uses it.
