@@ -5,13 +5,17 @@ from envkit.store.errors import StoreError
 
 
 class FetchTimeout(StoreError):
-    """Something did not arrive in time; `cause` is what the last try met, None where a request never came back."""
+    """Something did not arrive in time: so many `seconds`.
+
+    `cause` is what the last try met, None where a request never came back.
+    """
 
     def __init__(self, what: str, seconds: float, cause: EnvkitError | None) -> None:
         super().__init__(
             f"{what} did not arrive within {seconds:g} seconds" + (f": {cause.brief}" if cause else ""),
             resolution="check the network and the server of the store, then repeat",
         )
+        self.seconds = seconds
         self.cause = cause
 
 

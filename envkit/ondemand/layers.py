@@ -106,11 +106,13 @@ class Layers(Files):
         with self._lock:
             for digest in digests:
                 if is_digest(digest):
-                    known = self._sources.get(digest, [])
+                    known = self._sources.pop(digest, [])  # and to the end: the oldest are forgotten
                     self._sources[digest] = [store, *(name for name in known if name != store)][:4]
                     layer = self._open.get(digest)
                     if layer is not None:
                         layer.come_from([self._stores.source(name) for name in self._sources[digest]])
+            while len(self._sources) > MAX_NAMES:
+                del self._sources[next(iter(self._sources))]
             self._save()
 
     def forget_removed(self) -> None:

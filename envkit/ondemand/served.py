@@ -18,11 +18,13 @@ from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, ChunksMissing, G
 from envkit.drivers.files import DiskFull
 from envkit.errors import Damaged, EnvkitError
 from envkit.model.tree import Chunk
+from envkit.ondemand.fetch_errors import FetchTimeout
 from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
 from envkit.ondemand.log import complain
 from envkit.ondemand.loop import Waiting
 from envkit.ondemand.overflow import Overflow
 from envkit.ondemand.readahead import ReadAhead
+from envkit.ondemand.reading import Read
 from envkit.store.errors import ObjectNotFound
 
 _ATTEMPTS = 3
@@ -41,27 +43,6 @@ class Streams(Protocol):
 
     def wait(self, digest: str, granule: int, waiter: Callable[[bool], None]) -> bool:
         """Have somebody told when it has come or will not come; False if it is not on its way."""
-
-
-class _Read:
-    """A read that waits: its range, the chunks and granules that it still needs.
-
-    `by_chunks`: a granule that it waited for did not come; it waits for none any more. `needs`: all chunks that it has
-    waited for.
-    """
-
-    __slots__ = ("attempts", "began", "by_chunks", "chunks", "granules", "length", "needs", "offset", "waiting")
-
-    def __init__(self, offset: int, length: int, waiting: Waiting) -> None:
-        self.offset = offset
-        self.length = length
-        self.waiting = waiting
-        self.chunks: set[int] = set()
-        self.granules: set[int] = set()
-        self.needs: frozenset[int] = frozenset()
-        self.by_chunks = False
-        self.began = time.monotonic()
-        self.attempts = 0
 
 
 class ServedLayer:
@@ -97,7 +78,7 @@ class ServedLayer:
         self._on_demand = on_demand
         self._lock = threading.Lock()
         self._asking = threading.RLock()
-        self._reads: set[_Read] = set()
+        self._reads: set[Read] = set()
         self._asked: dict[int, Priority] = {}
         self._overflow = Overflow()
         self._ahead = ReadAhead()
@@ -164,9 +145,9 @@ class ServedLayer:
             if not self._touched[granule]:
                 self._touched.add(granule)
                 self._touched_granules += 1
-        return self._serve(_Read(offset, length, waiting))
+        return self._serve(Read(offset, length, waiting))
 
-    def _serve(self, read: _Read) -> bool:
+    def _serve(self, read: Read) -> bool:
         """Answer a read, or see to it that what it needs comes; return whether it has to wait for the store."""
         cached = self._cached
         try:
@@ -206,7 +187,7 @@ class ServedLayer:
         before = time.monotonic() - _HOPELESS
         return any(self._failed.get(number, before) > before for number in numbers)
 
-    def _on_their_way(self, cached: CachedLayer, read: _Read) -> list[int]:
+    def _on_their_way(self, cached: CachedLayer, read: Read) -> list[int]:
         """Return the granules that a read still waits for, if all of them come with a start pack."""
         if read.by_chunks:
             return []
@@ -217,7 +198,7 @@ class ServedLayer:
     def _wait_for(self, granule: int) -> bool:
         return self._streams.wait(self.digest, granule, lambda arrived: self.granule_arrived(granule, arrived=arrived))
 
-    def _read_ahead(self, read: _Read, *, missed: bool) -> None:
+    def _read_ahead(self, read: Read, *, missed: bool) -> None:
         with self._lock:
             ahead = self._ahead.observe(read.offset, read.length, missed)
         if ahead is not None and ahead[0] < self.size:
@@ -288,6 +269,11 @@ class ServedLayer:
             return
         if isinstance(error, Damaged | ObjectNotFound):
             self._failed[number] = time.monotonic()
+        if isinstance(error, FetchTimeout):
+            late = [read for read in reads if read.age < error.seconds / 2]
+            if late:  # who came late to what others have waited for has more time
+                reads = [read for read in reads if read not in late]
+                self.fetch([number], Priority.DEMAND)
         if reads:
             complain(f"layer {self.digest[:12]}: {error}")
         for read in reads:
@@ -330,7 +316,7 @@ class ServedLayer:
             reads = [read for read in reads if not read.granules or read.by_chunks]
         self._look_again(reads)
 
-    def _look_again(self, reads: Iterable[_Read], number: int | None = None) -> None:
+    def _look_again(self, reads: Iterable[Read], number: int | None = None) -> None:
         for read in reads:
             with self._lock:
                 if read not in self._reads:
@@ -339,14 +325,14 @@ class ServedLayer:
                 if number is not None and read.chunks:
                     continue
                 self._reads.discard(read)
-            self.stalled += time.monotonic() - read.began
+            self.stalled += read.age
             self._serve(read)
 
-    def _leave(self, read: _Read) -> None:
+    def _leave(self, read: Read) -> None:
         with self._lock:
             self._reads.discard(read)
 
-    def _again(self, read: _Read, cached: CachedLayer, lost: CacheLost) -> None:
+    def _again(self, read: Read, cached: CachedLayer, lost: CacheLost) -> None:
         """Serve a read after the cache was lost under it; not for ever."""
         read.attempts += 1
         if read.attempts > _ATTEMPTS or not self._remake(cached, lost):
@@ -362,10 +348,15 @@ class ServedLayer:
             complain(str(lost))
             old.retire()
             try:
-                self._cached = self._reopen()
+                anew = self._reopen()
             except (EnvkitError, OSError) as error:
                 complain(f"layer {self.digest[:12]} cannot be made anew: {error}")
                 return False
+            if (anew.map.uuid, anew.map.size) != (old.map.uuid, old.map.size):
+                complain(f"layer {self.digest[:12]} has become another image, as envkit was updated meanwhile")
+                anew.retire()
+                return False
+            self._cached = anew
             return True
 
     def flush(self) -> None:

@@ -20,6 +20,7 @@ Given = Mapping[str, str]
 
 _PREFIXES = ("AWS_", "GOOGLE_", "AZURE_")
 _MAX_VALUE = 64 << 10
+_MAX_STORES = 32
 
 
 def describe(url: str, settings: StoreSettings, environment: Mapping[str, str]) -> dict[str, str]:
@@ -63,8 +64,11 @@ class Stores:
         name = f"{given.get('url', '')} {given.get('endpoint', '')}".strip()
         with self._lock:
             if self._given.get(name) != given:
+                self._given.pop(name, None)
                 self._given[name] = given
                 self._opened.pop(name, None)
+            while len(self._given) > _MAX_STORES:
+                del self._given[next(iter(self._given))]
         return name
 
     @property

@@ -75,6 +75,7 @@ class Stacks:
         self._fetcher = fetcher
         self._stores = stores
         self._stacks: dict[str, Stack] = {}
+        self._helped: dict[str, Stack] = {}  # those with a start pack on its way, also if they have ended
         self._building = 0
         self._lock = threading.Lock()
 
@@ -154,15 +155,17 @@ class Stacks:
 
     def _streams(self, digest: str) -> Iterator[tuple[Stream, int]]:
         """Yield the streams that may bring something of a layer, each with the layer's number in its stack."""
-        for stack in list(self._stacks.values()):
+        for stack in list(self._helped.values()):
             if stack.stream is not None and digest in stack.served:
                 yield stack.stream, stack.digests.index(digest)
 
     def round(self) -> None:
         """Tell those who have waited too long for a start pack to look elsewhere; to be called every second."""
-        for stack in list(self._stacks.values()):
+        for stack in list(self._helped.values()):
             if stack.stream is not None:
                 stack.stream.expire()
+                if not stack.stream.active:
+                    self._helped.pop(stack.identity, None)
 
     def _help(self, stack: Stack) -> None:
         """Look for the start pack of a stack, and stream it as soon as its layers have their places."""
@@ -190,6 +193,7 @@ class Stacks:
             wanted=lambda layer, granule: self._wanted(stack, layer, granule),
             head=found.head,
         )
+        self._helped[stack.identity] = stack
         stack.stream.start()
 
     def _wanted(self, stack: Stack, layer: int, granule: int) -> bool:

@@ -165,7 +165,7 @@ def test_a_full_disk_below_the_root_refuses_the_run(lab, small_disk):
             file.write(bytes(1 << 16))
             file.flush()
     os.truncate(f"{os.path.dirname(tight.root)}/filler", 6 << 20)
-    tight.sh("env", "true").fails(125, "no space left", "free some space")
+    tight.sh("env", "true", options=("--eager",)).fails(125, "no space left", "free some space")
     assert not [name for _, _, names in os.walk(tight.root) for name in names if name.startswith("image")]
     os.unlink(f"{os.path.dirname(tight.root)}/filler")
     assert tight.sh("env", "cat /opt/text").ok() == "text"
@@ -254,15 +254,15 @@ def test_a_damaged_tree_is_named_and_never_used(lab, kind):
 @pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "removed"])
 def test_a_damaged_pack_is_named_and_no_wrong_byte_comes_out(lab, kind):
     change = {"flipped": _flip, "cut": lambda data: data[:-9], "empty": lambda _: b"", "removed": lambda _: None}[kind]
-    right = lab("run", "-e", "env", "--", "sha256sum", "/opt/blob").ok()
+    right = lab("run", "-e", "env", "--eager", "--", "sha256sum", "/opt/blob").ok()
     for path in _packs(lab, "env") | _packs(lab, "base/tiny"):
         _forget(lab)
         with _changed(path, change):
-            outcome = lab("run", "-e", "env", "--", "sha256sum", "/opt/blob")
+            outcome = lab("run", "-e", "env", "--eager", "--", "sha256sum", "/opt/blob")
             outcome.fails(125, os.path.basename(path))
             images = [name for _, _, names in os.walk(f"{lab.root}/cache/layers") for name in names if "image" in name]
             assert len(images) < 2, "an image of the damaged layer was left"
-        assert lab("run", "-e", "env", "--", "sha256sum", "/opt/blob").ok() == right
+        assert lab("run", "-e", "env", "--eager", "--", "sha256sum", "/opt/blob").ok() == right
 
 
 def test_a_save_stores_again_what_the_store_has_lost(lab):
@@ -274,8 +274,8 @@ def test_a_save_stores_again_what_the_store_has_lost(lab):
                 changes.enter_context(_changed(pack, lambda _: None))
             assert "storing again what 1 packs of the store had" in lab("save", "twin").stderr
             _forget(lab)
-            assert lab("run", "-e", "twin", "--", "cat", "/opt/blob").out == data
-            lab.sh("env", "cat /opt/blob").fails(125, "has no object packs/")
+            assert lab("run", "-e", "twin", "--eager", "--", "cat", "/opt/blob").out == data
+            lab.sh("env", "cat /opt/blob", options=("--eager",)).fails(125, "has no object packs/")
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "text"])
