@@ -54,6 +54,9 @@ class Contestant(ABC):
         """Return the variables of the command line."""
         return variables()
 
+    def end(self, node: Path) -> None:  # noqa: B027  # most leave nothing
+        """End what runs on a node and does not heed signals."""
+
 
 def forget_caller() -> None:
     """Drop variables that would lead a start elsewhere: proxies, keys of a cloud, a caller of sudo."""
@@ -68,12 +71,12 @@ def variables(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def remove_node(node: Path) -> None:
-    """Remove a node, which may still have something mounted."""
+    """Remove a node, or another directory in which something may still be mounted."""
     for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
         place = line.split()[1]
         if place.startswith(f"{node}/"):
             run("umount", "-l", place)
-    shutil.rmtree(node)
+    shutil.rmtree(node, ignore_errors=True)  # what is left goes with the scratch directory
 
 
 class _Script(Contestant):

@@ -1,6 +1,7 @@
 """Owns envkit in `cold_start`: its store in the bucket, start packs that are learned, and ways to start with it."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 URL = "s3://envkit/environments"
-_PREFIX = "environments"
+_STARTS = "environments/starts"
 OWNER = "bench"
 _PACK_SECONDS = 180.0
 
@@ -58,34 +59,33 @@ class Store:
             envkit("save", "sibling")
         finally:
             envkit("close", "sibling", "--discard")
-        subprocess.run(["rm", "-rf", root], check=True)
+            stop(root)
+        shutil.rmtree(root)
 
-    def wrong(self, entry_point_command: Sequence[str], count: int, scratch: Path) -> None:
-        """Make clones of the science tree whose only start pack is that of one command."""
+    def wrong(self, command: Sequence[str], count: int, scratch: Path) -> bool:
+        """Make clones of the science tree whose only start pack is that of a command; return whether there is one."""
+        # Late: contestants that are measured alone need no envkit of this release.
         from envkit.model.startpack import entry_point
-
-        for number in range(count):
-            argv = [material.ENVKIT, "--root", str(scratch / "cloning"), "clone", "base/science", f"wrong-{number}"]
-            run(*argv, environment=self.environment())
-        entry = self._entry_name(entry_point(entry_point_command))
-        for key in self.start_packs("base/science"):
-            name = key.rpartition("/")[2]
-            if name.split("-")[1] == entry:
-                for number in range(count):
-                    self._copy(key, f"{_PREFIX}/starts/{OWNER}/wrong-{number}/{name}")
-        subprocess.run(["rm", "-rf", scratch / "cloning"], check=True)
-
-    @staticmethod
-    def _entry_name(entry: str) -> str:
         from envkit.store.starts import entry_name
 
-        return entry_name(entry)
+        entry = entry_name(entry_point(command))
+        names = [key.rpartition("/")[2] for key in self.start_packs("base/science")]
+        wanted = [name for name in names if name.split("-")[1] == entry]
+        root = scratch / "cloning"
+        for number in range(count):
+            clone = f"wrong-{number}"
+            run(material.ENVKIT, "--root", str(root), "clone", "base/science", clone, environment=self.environment())
+            for name in wanted:
+                self._copy(f"base/science/{name}", f"{OWNER}/{clone}/{name}")
+        stop(root)
+        shutil.rmtree(root)
+        return bool(wanted)
 
     def start_packs(self, environment: str) -> list[str]:
         """Return the keys of an environment's start packs."""
         import obstore
 
-        pages = obstore.list(self._bucket(), f"{_PREFIX}/starts/{environment}")
+        pages = obstore.list(self._bucket(), f"{_STARTS}/{environment}")
         return sorted(item["path"] for page in pages for item in page)
 
     def await_pack(self, environment: str, before: Sequence[str]) -> bool:
@@ -100,7 +100,9 @@ class Store:
     def _copy(self, source: str, target: str) -> None:
         import obstore
 
-        obstore.put(self._bucket(), target, bytes(obstore.get(self._bucket(), source).bytes()), use_multipart=False)
+        bucket = self._bucket()
+        data = bytes(obstore.get(bucket, f"{_STARTS}/{source}").bytes())
+        obstore.put(bucket, f"{_STARTS}/{target}", data, use_multipart=False)
 
     def _bucket(self) -> "S3Store":
         from obstore.store import S3Store
@@ -138,6 +140,9 @@ class Envkit(Contestant):
     def environment(self) -> dict[str, str]:
         return self._store.environment()
 
+    def end(self, node: Path) -> None:
+        stop(node / "root")
+
 
 class WrongPack(Envkit):
     """`envkit run` where the only start pack is of another command; each start has a clone of its own."""
@@ -154,6 +159,11 @@ class WrongPack(Envkit):
             raise SystemExit("there are not enough clones for starts with a wrong start pack")
         self._started += 1
         return super().argv(node, f"wrong-{self._started - 1}", command, again=again)
+
+
+def stop(root: Path) -> None:
+    """End the image server of a node."""
+    subprocess.run([material.ENVKIT, "--root", str(root), "cache", "stop", "--force"], capture_output=True)
 
 
 def options() -> str:

@@ -105,8 +105,8 @@ class Link:
         counters = self._scratch / "counters"
         _compile(program)
         profile = self.profile
-        argv = [program, f"{profile.round_trip * 500:.0f}", f"{profile.rate:.0f}", f"{profile.queue * 1000:.0f}"]
-        argv += [CLIENT, SERVER, counters]
+        timing = (profile.round_trip * 500, profile.rate, profile.queue * 1000)
+        argv = [os.fspath(program), *(f"{value:.0f}" for value in timing), CLIENT, SERVER, os.fspath(counters)]
         # In a session of its own: Ctrl-C is for this process, which ends the link last.
         self._relay = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:

@@ -27,14 +27,14 @@ _SAMPLING = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """One start: seconds to the first output and to the end, bytes and numbers on the link, processor seconds, bytes.
+    """One start: seconds to the first output and to the end, bytes and numbers on the link, processor seconds.
 
     `cached` is by how many bytes the page cache had grown when it was largest, servers left out.
     """
 
     first: float
     seconds: float
-    bytes: int
+    wire: int
     requests: int
     connections: int
     processor: float
@@ -77,8 +77,17 @@ class ServerMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a server that is about to end; the next run uses another name
-            self._directory.rmdir()
+        deadline = time.monotonic() + _ENDING
+        while self.there and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:  # servers' servers have become children of this process
+                    pass
+            try:
+                self._directory.rmdir()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
 
     def inside(self, argv: Sequence[str]) -> list[str]:
         """Return a command line that runs another in the group."""
@@ -133,7 +142,7 @@ class Stopwatch:
         return Sample(
             first=first,
             seconds=seconds,
-            bytes=traffic.bytes,
+            wire=traffic.bytes,
             requests=traffic.requests,
             connections=traffic.connections,
             processor=_processor(mine) - used,
@@ -236,13 +245,16 @@ def _running(pid: int) -> float:
 
 
 def end_others(mine: Collection[int]) -> None:
-    """End all children of this process but some, in order or not, and what becomes its child thereby."""
+    """End all children of this process but some, in order or not, and what becomes its child thereby.
+
+    :raises Failed: even SIGKILL does not end one in time.
+    """
     asked: set[int] = set()
     deadline = time.monotonic() + _ENDING
     while others := children() - set(mine):
         late = time.monotonic() > deadline
         if time.monotonic() > deadline + _ENDING:
-            raise SystemExit(f"processes {sorted(others)} do not end")
+            raise Failed(f"processes {sorted(others)} do not end")
         for pid in others:
             if late or pid not in asked:
                 os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)  # it keeps its number until it is waited for

@@ -120,7 +120,7 @@ def _figures(samples: Sequence[Sample]) -> tuple[str, ...]:
     return (
         f"{median(lambda sample: sample.first):.2f} s" if samples[0].output else "",
         f"{median(lambda sample: sample.seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f}, {len(seconds)})",
-        f"{median(lambda sample: sample.bytes) / _MB:.1f}",
+        f"{median(lambda sample: sample.wire) / _MB:.1f}",
         f"{median(lambda sample: sample.requests):.0f}",
         f"{median(lambda sample: sample.connections):.0f}",
         f"{median(lambda sample: sample.processor):.2f} s",
@@ -148,7 +148,7 @@ def gates(results: Results) -> list[Gate]:
     )
     gate("cold `true`: at most 0.15 s", seconds("true", own), 0.15, "s")
     gate("cold numpy: at most 0.45 s", seconds("numpy", own), 0.45, "s")
-    moved = results.median("numpy", own, "cold", lambda sample: sample.bytes / _MB)
+    moved = results.median("numpy", own, "cold", lambda sample: sample.wire / _MB)
     gate("cold numpy: at most 10 MB on the wire", moved, 10, "MB")
     gate("cold gcc: at most 0.30 s", seconds("gcc", own), 0.30, "s")
     pandas = _ratio(seconds("pandas", own), seconds("pandas", "local", "warm"))
@@ -168,7 +168,7 @@ def gates(results: Results) -> list[Gate]:
     read = results.median("weights", "no start pack", "cold", lambda sample: sample.cached / _weights_bytes())
     gate("page cache, a large file is read: at most 1.2 x its bytes", read, 1.2)
     gate("eight numpy at once: at most 1.5 x one", _ratio(seconds("eight", own), seconds("numpy", own)), 1.5)
-    eight = results.median("eight", own, "cold", lambda sample: sample.bytes / _MB)
+    eight = results.median("eight", own, "cold", lambda sample: sample.wire / _MB)
     gate("eight numpy at once: at most 1.05 x the bytes of one", _ratio(eight, moved), 1.05)
     return found
 

@@ -61,7 +61,13 @@ WORKLOADS = (
         again=True,
         learned=True,
     ),
-    Workload("gcc", "gcc compiles hello.c", HELLO, ("local", *OWN, *DOWNLOADS, "rclone"), learned=True),
+    Workload(
+        "gcc",
+        "a C program of one line is compiled by gcc and run",
+        HELLO,
+        ("local", *OWN, *DOWNLOADS, "rclone"),
+        learned=True,
+    ),
     Workload(
         "find",
         "`find / -xdev`",

@@ -58,7 +58,8 @@ def receive(connection: socket.socket) -> tuple[_Message, int | None] | None:
     :raises ServerFailed: it is no message.
     """
     size = array.array("i").itemsize
-    data, ancillary, flags, _ = connection.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    # CMSG_SPACE would have room for two, and the second would stay open.
+    data, ancillary, flags, _ = connection.recvmsg(MAX_MESSAGE, socket.CMSG_LEN(size), socket.MSG_CMSG_CLOEXEC)
     descriptor = _descriptor(ancillary)
     if not data:
         if descriptor is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from envkit.store.base import Status, Store, is_key
 from envkit.store.errors import ObjectNotFound, ObjectTooLarge, StoreUnreadable, StoreUnwritable
-from envkit.store.records import read_copy
+from envkit.store.records import make_private, read_copy
 
 _NAMES = "of"
 
@@ -62,7 +62,7 @@ def remember(copies: str, url: str, endpoint: str, identity: str) -> None:
     except (OSError, ValueError):
         pass
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        make_private(os.path.dirname(path))
         with open(f"{path}.{os.getpid()}.new", "w", encoding="ascii") as file:
             file.write(identity)
         os.replace(f"{path}.{os.getpid()}.new", path)

@@ -99,7 +99,7 @@ def _write(path: str, listed: Status, data: bytes) -> None:
     """Keep a copy; it is never needed, so that whatever fails is passed over, and nothing is synced."""
     temporary = f"{path}.{os.getpid()}.new"
     with contextlib.suppress(OSError):
-        _make(os.path.dirname(path))
+        make_private(os.path.dirname(path))
         try:
             with open(temporary, "wb") as file:
                 file.write(_head(listed, data) + data)
@@ -108,14 +108,14 @@ def _write(path: str, listed: Status, data: bytes) -> None:
             os.unlink(temporary)
 
 
-def _make(directory: str) -> None:
+def make_private(directory: str) -> None:
     """Make a directory and what is missing above it, all of it private."""
     try:
         os.mkdir(directory, mode=0o700)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        _make(os.path.dirname(directory))
+        make_private(os.path.dirname(directory))
         os.mkdir(directory, mode=0o700)
 
 

@@ -15,6 +15,7 @@ from fault_proxy import FAULTS, FaultProxy
 from faults import strace
 from faults.bucket_world import OPERATIONS, Bucket, BucketWorld, requests, rules, tried
 from faults.campaign import Campaign, told
+from faults.image_campaign import image_faults
 from faults.scenarios import AREAS, OFTEN, points
 from s3_support import running_server
 from torture_support import Tally, Zygote
@@ -28,7 +29,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="scripts/torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    areas = [*AREAS, "http"]
+    areas = [*AREAS, "http", "images"]
     parser.add_argument("--area", choices=areas, action="append", help="what is broken; everything by default")
     parser.add_argument("--operation", choices=OPERATIONS, action="append", help="of the area http; all by default")
     parser.add_argument("--fault", choices=FAULTS, action="append", help="of the area http; all by default")
@@ -46,7 +47,7 @@ def main():
         os.chmod(directory, 0o755)
         with Zygote(f"{directory}/zygote") as zygote:
             for area in options.area or areas:
-                run = http_faults if area == "http" else local_faults
+                run = {"http": http_faults, "images": images}.get(area, local_faults)
                 for name, tally in run(area, directory, zygote, options):
                     say(f"{area} {name}: {tally}")
                     for violation in tally.violations:
@@ -88,6 +89,11 @@ def classes(area, campaign, options):
                 if not options.all and most > options.count:
                     numbers = sorted(rng.sample(numbers, options.count))
                 yield f"{call} {effect}", [strace.Fault(call, number, effect) for number in numbers]
+
+
+def images(area, directory, zygote, options):
+    """Yield (name, tally) of each class of faults of the image server."""
+    yield from image_faults(directory, options)
 
 
 def http_faults(area, directory, zygote, options):

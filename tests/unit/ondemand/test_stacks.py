@@ -1,0 +1,188 @@
+"""Stacks in use: which is recorded, what helps it, what it has cost; and messages that are none."""
+
+import types
+
+import pytest
+from cache_support import plain_sample
+
+from envkit.errors import EnvkitError
+from envkit.model.paths import Paths
+from envkit.ondemand.fetcher import Fetcher
+from envkit.ondemand.sources import Stores
+from envkit.ondemand.stacks import Stacks
+from envkit.store.open import init_store
+
+ONE, TWO = "1" * 64, "2" * 64
+
+
+class FakeLayers:
+    """Layers that are open; `fetched_bytes` grow when the test says so."""
+
+    room_for_names = True
+
+    def __init__(self, directory):
+        sample = plain_sample()
+        self._layers = {
+            digest: types.SimpleNamespace(
+                cached=sample.open(f"{directory}/{digest}"), fetched_bytes=0, stalled=0.0, fetch=lambda *_: None
+            )
+            for digest in (ONE, TWO)
+        }
+
+    def layer(self, digest):
+        return self._layers[digest]
+
+    def close(self):
+        for layer in self._layers.values():
+            layer.cached.close()
+
+
+class FakeStream:
+    """A stream that expects a granule."""
+
+    def __init__(self, *granules):
+        self.granules = set(granules)
+        self.active = True
+        self.expired = 0
+        self.waiters = []
+
+    def expected(self, layer, granule):
+        return (layer, granule) in self.granules
+
+    def wait(self, layer, granule, waiter):
+        if (layer, granule) in self.granules:
+            self.waiters.append(waiter)
+        return (layer, granule) in self.granules
+
+    def expire(self):
+        self.expired += 1
+
+    def progress(self):
+        return types.SimpleNamespace(bytes=1000)
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    init_store(str(tmp_path / "store"))
+    stores = Stores()
+    fetcher = Fetcher()
+    found = Stacks(Paths.at(str(tmp_path / "root")), fetcher, stores)
+    found.layers = FakeLayers(tmp_path)
+    found.store = stores.add({"url": str(tmp_path / "store")})
+    yield found
+    found.layers.close()
+    fetcher.close()
+
+
+def message(stacks, **changes):
+    usual = {
+        "layers": [ONE, TWO],
+        "served": [TWO],
+        "environment": "lab/sci",
+        "command": ["true"],
+        "store": stacks.store,
+        "start_pack": True,
+        "trace": False,
+    }
+    return usual | changes
+
+
+def begin(stacks, **changes):
+    return stacks.begin(message(stacks, **changes))["stack"]
+
+
+def prepared(stacks, stack):
+    return stacks.prepared({"stack": stack})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layers": "x"}, {"layers": ["x"]}, {"served": [5]}, {"layers": [ONE + "0"]}, {"served": None}, {"served": {}}],
+)
+def test_messages_that_are_none_are_refused(stacks, changes):
+    with pytest.raises(EnvkitError, match="malformed"):
+        begin(stacks, **changes)
+    assert stacks._stacks == {}
+
+
+def test_a_stack_that_nobody_knows_is_told_from_one_that_has_ended(stacks):
+    with pytest.raises(EnvkitError, match="was restarted"):
+        prepared(stacks, "0123abcd")
+    assert stacks.end("0123abcd", code=0) == {}
+
+
+def test_the_first_run_is_recorded_and_a_second_one_of_it_is_not(stacks):
+    first, second = begin(stacks), begin(stacks)
+    assert prepared(stacks, first) == {"recording": first, "whole": True}
+    assert prepared(stacks, second) == {"recording": "", "whole": False}
+    other = begin(stacks, command=["python3", "x.py"])
+    assert prepared(stacks, other)["recording"] == other
+    stacks.end(first, code=None)
+    third = begin(stacks)
+    assert prepared(stacks, third)["recording"] == third
+
+
+@pytest.mark.parametrize("changes", [{"environment": ""}, {"start_pack": False}])
+def test_without_a_name_or_where_none_is_wanted_nothing_is_recorded(stacks, changes):
+    assert prepared(stacks, begin(stacks, **changes)) == {"recording": "", "whole": False}
+
+
+def test_without_room_for_names_nothing_is_recorded(stacks):
+    stacks.layers.room_for_names = False
+    assert prepared(stacks, begin(stacks))["recording"] == ""
+
+
+def test_touches_go_to_the_recording_that_they_belong_to(stacks):
+    stack = begin(stacks)
+    prepared(stacks, stack)
+    known = stacks.layers.layer(TWO).cached.map
+    stacks.touched(stack, TWO, known.metadata, 4096, missed=True)
+    stacks.touched(stack, "3" * 64, known.metadata, 4096, missed=True)
+    stacks.touched("0123abcd", TWO, known.metadata, 4096, missed=True)
+    recording = stacks._stacks[stack].recording
+    assert recording.granules() == [(1, known.metadata // 16384)]
+    assert recording.missed == 4096
+
+
+def test_what_a_stack_has_cost_begins_when_it_is_prepared(stacks):
+    layer = stacks.layers.layer(TWO)
+    layer.fetched_bytes = 500
+    stack = begin(stacks, start_pack=False)
+    prepared(stacks, stack)
+    layer.fetched_bytes, layer.stalled = 700, 1.5
+    cost = stacks.end(stack, code=0)
+    assert (cost["bytes"], cost["chunk_bytes"], cost["start_pack_bytes"]) == (200, 200, 0)
+    assert (cost["stalled"], cost["ready"], cost["size"]) == (1.5, 0, layer.cached.total_bytes)
+
+
+def test_a_start_pack_helps_those_layers_that_are_served(stacks):
+    stack = begin(stacks, start_pack=False)
+    stream = FakeStream((0, 5), (1, 5))
+    help_with(stacks, stack, stream)
+    assert stacks.expected(TWO, 5)
+    assert not stacks.expected(TWO, 6)
+    assert not stacks.expected(ONE, 5)  # it is complete, and not served
+    assert stacks.wait(TWO, 5, lambda arrived: None)
+    assert not stacks.wait(TWO, 6, lambda arrived: None)
+    assert len(stream.waiters) == 1
+
+
+def test_a_start_pack_that_is_still_coming_outlives_its_stack(stacks):
+    stack = begin(stacks, start_pack=False)
+    stream = FakeStream((1, 5))
+    help_with(stacks, stack, stream)
+    assert stacks.end(stack, code=0)["start_pack_bytes"] == 1000
+    assert stacks.expected(TWO, 5)
+    stacks.round()
+    assert stream.expired == 1
+    stream.active = False
+    stacks.round()
+    stacks.round()
+    assert stream.expired == 2
+    assert not stacks.expected(TWO, 5)
+
+
+def help_with(stacks, stack, stream):
+    """Have a stream help a stack."""
+    stacks._stacks[stack].stream = stream
+    stacks._helped[stack] = stacks._stacks[stack]
