@@ -29,7 +29,8 @@ _SAMPLING = 0.02
 class Sample:
     """One start: seconds to the first output and to the end, bytes and numbers on the link, processor seconds.
 
-    `cached` is by how many bytes the page cache had grown when it was largest, servers left out.
+    `served`: processor seconds of the servers. `cached`: by how many bytes the page cache had grown when it was
+    largest, servers left out.
     """
 
     first: float
@@ -38,6 +39,7 @@ class Sample:
     requests: int
     connections: int
     processor: float
+    served: float
     cached: int
     output: bytes = field(repr=False, default=b"")
     talk: str = field(repr=False, default="")
@@ -64,52 +66,63 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-class ServerMemory:
-    """A control group for the servers, so that the page cache of their files can be told from that of a start."""
+class ServerGroup:
+    """Control groups for the servers, which tell their share of the page cache and of the processors.
+
+    With the second version of control groups there is no share to be told: both are 0.
+    """
 
     def __init__(self) -> None:
-        self._directory = Path(f"/sys/fs/cgroup/memory/envkit-bench-{os.getpid()}")
-        self.there = Path("/sys/fs/cgroup/memory/memory.stat").exists()
+        parents = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/cpuacct"))
+        self.there = all((parent / "tasks").exists() for parent in parents)
+        self._memory, self._processor = (parent / f"envkit-bench-{os.getpid()}" for parent in parents)
 
-    def __enter__(self) -> "ServerMemory":
+    def __enter__(self) -> "ServerGroup":
         if self.there:
-            self._directory.mkdir()
+            self._memory.mkdir()
+            self._processor.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
         deadline = time.monotonic() + _ENDING
-        while self.there and time.monotonic() < deadline:
+        waiting = [self._memory, self._processor] if self.there else []
+        while waiting and time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:  # servers' servers have become children of this process
                     pass
             try:
-                self._directory.rmdir()
+                waiting[-1].rmdir()
             except OSError:
                 time.sleep(0.05)
             else:
-                return
+                waiting.pop()
 
     def inside(self, argv: Sequence[str]) -> list[str]:
-        """Return a command line that runs another in the group."""
+        """Return a command line that runs another in the groups."""
         if not self.there:
             return list(argv)
-        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs"; exec "$@"', str(self._directory), *argv]
+        script = 'echo $$ >"$0/cgroup.procs"; echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
+        return ["sh", "-c", script, str(self._memory), str(self._processor), *argv]
 
     def cached(self) -> int:
-        """Return the bytes of page cache that the group has."""
+        """Return the bytes of page cache that the servers have."""
         if not self.there:
             return 0
-        for line in (self._directory / "memory.stat").read_text().splitlines():
+        for line in (self._memory / "memory.stat").read_text().splitlines():
             name, _, value = line.partition(" ")
             if name == "total_cache":
                 return int(value)
         return 0
 
+    def processor(self) -> float:
+        """Return the processor seconds of the servers so far."""
+        return int((self._processor / "cpuacct.usage").read_text()) / 1e9 if self.there else 0.0
+
 
 class Stopwatch:
     """Measures starts over a link."""
 
-    def __init__(self, link: Link, servers: ServerMemory) -> None:
+    def __init__(self, link: Link, servers: ServerGroup) -> None:
         self._link = link
         self._servers = servers
 
@@ -119,7 +132,7 @@ class Stopwatch:
         :param mine: children of this process that have nothing to do with it.
         :raises Failed: one failed or took too long.
         """
-        before, used = self._link.traffic(), _processor(mine)
+        before, used, served = self._link.traffic(), _processor(mine), self._servers.processor()
         with self._page_cache() as peak, tempfile.TemporaryFile() as talk:
             begin = time.perf_counter()
             starts = [_Start(argv, environment, talk.fileno()) for argv in commands]
@@ -130,6 +143,7 @@ class Stopwatch:
                 seconds = max((start.ended for start in starts), default=begin) - begin
                 first = min(start.first or start.ended for start in starts) - begin
                 traffic = self._link.traffic() - before
+                served = self._servers.processor() - served
                 peak.stop()
             talk.seek(0)
             text = talk.read().decode(errors="replace")
@@ -146,6 +160,7 @@ class Stopwatch:
             requests=traffic.requests,
             connections=traffic.connections,
             processor=_processor(mine) - used,
+            served=served,
             cached=peak.bytes,
             output=output,
             talk=text,

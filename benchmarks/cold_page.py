@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import report
 from cold_contestants import Contestant
 from cold_envkit import version
-from cold_measure import Sample, ServerMemory
+from cold_measure import Sample, ServerGroup
 from cold_workloads import DOWNLOADS, Workload
 from contestants import run
 
@@ -35,7 +35,7 @@ class Results:
     samples: dict[tuple[str, str, str], list[Sample]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    servers: ServerMemory = field(default_factory=ServerMemory)
+    servers: ServerGroup = field(default_factory=ServerGroup)
 
     def add(self, workload: Workload, contestant: str, phase: str, sample: Sample) -> None:
         self.samples.setdefault((workload.name, contestant, phase), []).append(sample)
@@ -69,7 +69,17 @@ def section(
         parts.append(report.table(("gate", "measured", ""), found))
     for workload in workloads:
         if rows := _rows(results, workload):
-            header = ("", "first output", "ready (range)", "MB", "requests", "connections", "CPU", "page cache")
+            header = (
+                "",
+                "first output",
+                "ready (range)",
+                "MB",
+                "requests",
+                "connections",
+                "CPU",
+                "servers' CPU",
+                "page cache",
+            )
             parts.append(f"### {workload.title[0].upper()}{workload.title[1:]}\n\n{report.table(header, rows)}")
     if text := _where_eager_wins(results, workloads):
         parts.append(text)
@@ -94,7 +104,8 @@ def _explained(contestants: Mapping[str, Contestant]) -> str:
     return (
         "All start commands in the same tree, Debian 12 with numpy, scipy, pandas, scikit-learn and gcc, on a new node:"
         " nothing is in its directory, in the page cache or connected. Servers and node share the processors of one"
-        " machine; the S3 server is Swift, whose processor time a cloud would not take from the node."
+        " machine; the S3 server is Swift, and what it takes of them (*servers' CPU*) a cloud would not take from the"
+        " node."
         " *Ready* is the end of the command, *CPU* that of all the contestant's processes, *page cache* by how much it"
         " grew at most, servers left out. rclone and s3fs show one EROFS image that lies in the bucket, since links,"
         f" owners and modes do not fit into objects.\n\n{names}"
@@ -124,6 +135,7 @@ def _figures(samples: Sequence[Sample]) -> tuple[str, ...]:
         f"{median(lambda sample: sample.requests):.0f}",
         f"{median(lambda sample: sample.connections):.0f}",
         f"{median(lambda sample: sample.processor):.2f} s",
+        f"{median(lambda sample: sample.served):.2f} s",
         f"{median(lambda sample: sample.cached) / _MB:.0f} MB",
     )
 

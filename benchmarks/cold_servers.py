@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cold_link
 from cold_link import Link
-from cold_measure import ServerMemory
+from cold_measure import ServerGroup
 
 _S3_SERVER = Path(__file__).parents[1] / "scripts" / "s3-server"
 _REGISTRY_PORT = 5000
@@ -32,9 +32,9 @@ class S3:
 
 
 @contextlib.contextmanager
-def s3(link: Link, memory: ServerMemory, directory: Path) -> Iterator[S3]:
+def s3(link: Link, group: ServerGroup, directory: Path) -> Iterator[S3]:
     """Run an S3 server with a bucket of its own, which is in a directory."""
-    argv = memory.inside(link.at_server(str(_S3_SERVER), str(directory)))
+    argv = group.inside(link.at_server(str(_S3_SERVER), str(directory)))
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as server:
@@ -52,27 +52,27 @@ def s3(link: Link, memory: ServerMemory, directory: Path) -> Iterator[S3]:
 
 
 @contextlib.contextmanager
-def registry(link: Link, memory: ServerMemory, directory: Path, scratch: Path) -> Iterator[str]:
+def registry(link: Link, group: ServerGroup, directory: Path, scratch: Path) -> Iterator[str]:
     """Run a registry of images that keeps them in a directory; give its address."""
     config = scratch / "registry.yml"
     config.write_text(_REGISTRY.format(directory=directory, address=cold_link.SERVER, port=_REGISTRY_PORT))
-    with _server(link, memory, scratch / "registry.log", _REGISTRY_PORT, "docker-registry", "serve", str(config)):
+    with _server(link, group, scratch / "registry.log", _REGISTRY_PORT, "docker-registry", "serve", str(config)):
         yield f"{cold_link.SERVER}:{_REGISTRY_PORT}"
 
 
 @contextlib.contextmanager
-def web(link: Link, memory: ServerMemory, directory: Path, scratch: Path) -> Iterator[str]:
+def web(link: Link, group: ServerGroup, directory: Path, scratch: Path) -> Iterator[str]:
     """Serve the files of a directory to everybody; give its URL."""
     address = f"{cold_link.SERVER}:{_WEB_PORT}"
     argv = ("rclone", "serve", "http", "--config", "/dev/null", "--addr", address, str(directory))
-    with _server(link, memory, scratch / "web.log", _WEB_PORT, *argv):
+    with _server(link, group, scratch / "web.log", _WEB_PORT, *argv):
         yield f"http://{address}"
 
 
 @contextlib.contextmanager
-def _server(link: Link, memory: ServerMemory, log: Path, port: int, *argv: str) -> Iterator[None]:
+def _server(link: Link, group: ServerGroup, log: Path, port: int, *argv: str) -> Iterator[None]:
     with open(log, "wb") as file:
-        command = memory.inside(link.at_server("setpriv", "--pdeathsig", "KILL", *argv))
+        command = group.inside(link.at_server("setpriv", "--pdeathsig", "KILL", *argv))
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )

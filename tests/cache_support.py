@@ -52,7 +52,7 @@ def make_sample(sizes, extents, *, metadata=2 * BLOCK, tail=0, seed=1) -> Sample
         piece = plains[extent.chunk][extent.offset : extent.offset + extent.length]
         image[extent.image_offset : extent.image_offset + extent.length] = piece
     chunks = [
-        Chunk(hashlib.sha256(plain).digest(), len(plain), bytes([number % 256]) * 32, 0, len(plain))
+        Chunk(hashlib.sha256(plain).digest(), len(plain), bytes([number // 3 % 256]) * 32, number % 3 << 22, len(plain))
         for number, plain in enumerate(plains)
     ]
     layer_map = LayerMap(size=size, metadata=metadata, uuid=uuid, blocks=blocks, chunks=chunks)

@@ -36,15 +36,17 @@ def mount_tmpfs(target: str, *, mode: int, uid: int = 0, gid: int = 0, size: str
         raise KernelRefused(f"mount a tmpfs on {target}", error) from error
 
 
-def mount_image(image: str, target: str, *, through_loop: bool = False) -> None:
+def mount_image(image: str, target: str, *, through_loop: bool = False, direct: bool = False) -> None:
     """Mount an EROFS image read-only: the file itself where the kernel can (6.12), else through a loop device.
 
     mount(8) is not used: it would always make a loop device.
+
+    :param direct: keep the pages of the image file out of memory, where those of the files in it are anyway. They would
+        outlive the mount, though, and make the next one fast.
     """
     try:
         if not through_loop:
-            # `directio` keeps the pages of the file itself out of memory, where those of what is in it are anyway.
-            for options in ("directio", None):
+            for options in ("directio", None) if direct else (None,):
                 try:
                     libc.mount(image, target, "erofs", libc.MS_RDONLY | libc.MS_NODEV, options)
                     return

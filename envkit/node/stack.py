@@ -51,7 +51,7 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     os.mkdir(root, 0o755)
     with locked(paths.lock):
         devices = mount.image_devices() if spec.alone else frozenset()
-        _mount_layers(spec.layers, layers, [] if spec.alone else live_holders(paths), through_loop=through_loop)
+        _mount_layers(paths, spec.layers, layers, [] if spec.alone else live_holders(paths), through_loop=through_loop)
         if spec.alone:
             mount.limit_read_ahead(devices, _RECORDED_READ_AHEAD)
         if spec.own:
@@ -69,7 +69,12 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
 
 
 def _mount_layers(
-    layers: Sequence[tuple[str, str]], directory: str, holders: Sequence[Holder], *, through_loop: bool
+    paths: Paths,
+    layers: Sequence[tuple[str, str]],
+    directory: str,
+    holders: Sequence[Holder],
+    *,
+    through_loop: bool,
 ) -> None:
     """Mount each layer below `directory`: a copy of a holder's mount of it, else the image itself."""
     for digest, image in layers:
@@ -82,7 +87,9 @@ def _mount_layers(
                     mount.attach(clone, target)
                     break
         else:
-            mount.mount_image(image, target, through_loop=through_loop)
+            # The image server's file is read from its cache, which is on a disk; a complete image stays in memory for
+            # the next container.
+            mount.mount_image(image, target, through_loop=through_loop, direct=not image.startswith(paths.layers))
 
 
 def _prepare_upper(spec: StackSpec, top: str) -> None:

@@ -5,6 +5,7 @@ mount. If no start pack is known, or it is to be found out whether the one that 
 stack mounts files of its own and its reads are recorded.
 """
 
+import math
 import os
 import threading
 import time
@@ -30,6 +31,10 @@ _FINDING = 5.0
 """Seconds for which a start waits to hear whether there is a start pack."""
 _PREPARING = 120.0
 _LOW_PRIORITY = 10
+_BELIEVED = 300.0
+"""Seconds for which a start pack that was found is not looked for again; the other one is for none that was found."""
+_MISSED = 10.0
+_MAX_FOUND = 64
 
 
 class Stack:
@@ -77,6 +82,7 @@ class Stacks:
         self._stacks: dict[str, Stack] = {}
         self._helped: dict[str, Stack] = {}  # those with a start pack on its way, also if they have ended
         self._building = 0
+        self._found: dict[tuple[str, str, str], tuple[float, Found | None]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -170,8 +176,7 @@ class Stacks:
     def _help(self, stack: Stack) -> None:
         """Look for the start pack of a stack, and stream it as soon as its layers have their places."""
         try:
-            if stack.environment is not None:
-                stack.found = self._places(stack).find(stack.environment, stack.digests, stack.entry)
+            stack.found = self._find(stack)
             stack.looked.set()
             if stack.found is not None and stack.prepared.wait(_PREPARING) and stack.identity in self._stacks:
                 self._stream(stack, stack.found)
@@ -179,6 +184,19 @@ class Stacks:
             complain(f"no start pack is used: {type(error).__name__}: {error}")
         finally:
             stack.looked.set()
+
+    def _find(self, stack: Stack) -> Found | None:
+        """Return the start pack of a stack, as it was found not long ago, or by asking the store."""
+        if stack.environment is None:
+            return None
+        now = time.monotonic()
+        when, found = self._found.get(stack.key, (-math.inf, None))
+        if now - when > (_BELIEVED if found is not None else _MISSED):
+            found = self._places(stack).find(stack.environment, stack.digests, stack.entry)
+            if len(self._found) >= _MAX_FOUND:
+                self._found.clear()
+            self._found[stack.key] = (now, found)
+        return found
 
     def _stream(self, stack: Stack, found: Found) -> None:
         same = same_images(found.pack, self._images(stack))
@@ -192,9 +210,15 @@ class Stacks:
             layers=served,
             wanted=lambda layer, granule: self._wanted(stack, layer, granule),
             head=found.head,
+            ended=lambda: self._stream_ended(stack),
         )
         self._helped[stack.identity] = stack
         stack.stream.start()
+
+    def _stream_ended(self, stack: Stack) -> None:
+        """Look anew for a start pack of which something could not be had: a newer one may have taken its place."""
+        if stack.stream is not None and stack.stream.progress().gone:
+            self._found.pop(stack.key, None)
 
     def _wanted(self, stack: Stack, layer: int, granule: int) -> bool:
         try:
@@ -249,6 +273,7 @@ class Stacks:
                 unwatched=unwatched,
             )
             if made is not None and stack.environment is not None:
+                self._found.pop(stack.key, None)
                 return self._places(stack).keep(stack.environment, made)
         except Exception as error:  # noqa: BLE001  # it is a hint, and nothing depends on it
             complain(f"no start pack was made: {type(error).__name__}: {error}")

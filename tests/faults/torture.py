@@ -1,4 +1,5 @@
-"""Break envkit on purpose, many times over: kills at crash points and system calls, errors of system calls, HTTP faults.
+"""Break envkit on purpose, many times over: kills at crash points and system calls, errors of system calls, HTTP faults,
+and faults of the image server.
 
 Each line of the result is one class of faults. The exit code is 1 if a promise was broken; what broke it is printed
 with the seed that shows it again. Nothing outside a directory of its own below ENVKIT_TEST_DIR is touched.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 from cache_support import GRANULE, make_sample, plain_sample
@@ -25,6 +26,7 @@ class FakeFetcher:
         self._numbers = {chunk.digest: number for number, chunk in enumerate(sample.map.chunks)}
         self.asked = []
         self.raised = []
+        self.link = SimpleNamespace(gap=0)
         self._open = []
 
     def chunks(self, source, wanted, priority):
@@ -127,6 +129,25 @@ def chunk_at(number):
     return _DATA + number * GRANULE
 
 
+def test_what_lies_behind_it_in_the_pack_comes_along(setup):
+    """Three chunks of the sample are in one pack."""
+    setup.fetcher.link.gap = 10 * GRANULE
+    reader = setup.read(chunk_at(0), 10)
+    one = setup.read(chunk_at(4), 10)
+    demand, ahead = Priority.DEMAND, Priority.AHEAD
+    asked = [("first", 0, demand), ("first", 1, ahead), ("first", 2, ahead), ("first", 4, demand), ("first", 5, ahead)]
+    assert setup.fetcher.asked == asked
+    setup.arrive(0, 4)
+    setup.right(reader, chunk_at(0), 10)
+    setup.right(one, chunk_at(4), 10)
+
+
+def test_no_more_comes_along_than_half_a_round_trip_brings(setup):
+    setup.fetcher.link.gap = setup.sample.map.chunks[1].stored
+    setup.read(chunk_at(0), 10)
+    assert setup.fetcher.asked == [("first", 0, Priority.DEMAND), ("first", 1, Priority.AHEAD)]
+
+
 def test_what_is_there_is_answered_at_once(setup):
     setup.right(setup.read(0, 4096), 0, 4096)  # metadata
     assert setup.fetcher.asked == []
@@ -164,9 +185,8 @@ def test_what_arrives_while_somebody_looks_is_not_waited_for_in_vain(setup):
     setup.layer.fetch([1], Priority.AHEAD)
     setup.streams.before_expected = lambda: setup.arrive(1)
     reader = setup.read(chunk_at(1), 10)
-    while setup.fetcher.open:
-        setup.arrive(setup.fetcher.open[0])
     setup.right(reader, chunk_at(1), 10)
+    assert setup.fetcher.asked == [("first", 1, Priority.AHEAD)]
 
 
 def test_what_goes_to_memory_while_somebody_looks_is_not_waited_for_in_vain(setup, monkeypatch):
