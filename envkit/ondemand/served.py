@@ -22,6 +22,7 @@ from envkit.ondemand.fetch_errors import FetchTimeout
 from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
 from envkit.ondemand.log import complain
 from envkit.ondemand.loop import Waiting
+from envkit.ondemand.neighbours import Neighbours
 from envkit.ondemand.overflow import Overflow
 from envkit.ondemand.readahead import ReadAhead
 from envkit.ondemand.reading import Read
@@ -31,7 +32,6 @@ _ATTEMPTS = 3
 _HOPELESS = 10.0
 """Seconds for which a chunk that no store has is not asked for again."""
 _MAX_PULLED = 2000
-_MAX_NEIGHBOURS = 64
 Reopen = Callable[[], CachedLayer]
 """Opens what the cache has of a layer, making it anew from its tree if that is damaged or gone."""
 
@@ -83,8 +83,7 @@ class ServedLayer:
         self._asked: dict[int, Priority] = {}
         self._overflow = Overflow()
         self._ahead = ReadAhead()
-        self._places: list[int] = []
-        self._ranks: list[int] = []
+        self._neighbours = Neighbours(cached.map.chunks)
         self._touched = Bits(-(-self.size // GRANULE))
         self._touched_granules = 0
         self._remaking = threading.Lock()
@@ -179,33 +178,12 @@ class ServedLayer:
         if not granules:
             self._on_demand()
             self.fetch(missing, Priority.DEMAND)
-            self.fetch(self._neighbours(missing), Priority.AHEAD)
+            self.fetch(self._neighbours.of(missing, self._fetcher.link.gap), Priority.AHEAD)
         for granule in granules:
             if not self._wait_for(granule):  # it has come, or was given up, since it was looked at
                 self.granule_arrived(granule, arrived=_has(cached, granule))
         self._read_ahead(read, missed=True)
         return not granules
-
-    def _neighbours(self, numbers: Iterable[int]) -> list[int]:
-        """Return the chunks that lie behind some chunks in their packs, as many as come in half a round trip.
-
-        Files that are read one after the other often lie one behind the other, and then each would cost a round trip.
-        """
-        chunks = self._cached.map.chunks
-        if not self._places:
-            self._places = sorted(range(len(chunks)), key=lambda number: (chunks[number].pack, chunks[number].offset))
-            self._ranks = [0] * len(chunks)
-            for rank, number in enumerate(self._places):
-                self._ranks[number] = rank
-        found: list[int] = []
-        for number in numbers:
-            left = self._fetcher.link.gap
-            for other in self._places[self._ranks[number] + 1 :][:_MAX_NEIGHBOURS]:
-                left -= chunks[other].stored
-                if left < 0 or chunks[other].pack != chunks[number].pack:
-                    break
-                found.append(other)
-        return found
 
     def _is_hopeless(self, numbers: Iterable[int]) -> bool:
         """Tell whether the stores were found a moment ago not to have one of some chunks, so that asking is in vain."""

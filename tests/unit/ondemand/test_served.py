@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -146,6 +147,16 @@ def test_no_more_comes_along_than_half_a_round_trip_brings(setup):
     setup.fetcher.link.gap = setup.sample.map.chunks[1].stored
     setup.read(chunk_at(0), 10)
     assert setup.fetcher.asked == [("first", 0, Priority.DEMAND), ("first", 1, Priority.AHEAD)]
+
+
+def test_after_many_misses_more_comes_along(tmp_path):
+    setup = Setup(tmp_path / "layer", plain_sample(count=60))
+    setup.fetcher.link.gap = setup.sample.map.chunks[1].stored
+    for first in range(0, 60, 3):
+        setup.read(chunk_at(first), 10)
+    counts = Counter(number // 3 for _, number, _ in setup.fetcher.asked)
+    assert counts[0] == 2
+    assert counts[19] == 3
 
 
 def test_what_is_there_is_answered_at_once(setup):
