@@ -61,7 +61,8 @@ class Contestant(ABC):
 def forget_caller() -> None:
     """Drop variables that would lead a start elsewhere: proxies, keys of a cloud, a caller of sudo."""
     for name in list(os.environ):
-        if name.startswith(("AWS_", "ENVKIT_", "SUDO_")) or name.lower().endswith("_proxy"):
+        misleading = name.startswith(("AWS_", "ENVKIT_", "SUDO_")) or name.lower().endswith("_proxy")
+        if misleading and name != "ENVKIT_SWIFT_VENV":
             del os.environ[name]
 
 
