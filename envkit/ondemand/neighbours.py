@@ -1,8 +1,8 @@
 """Owns what comes along with a chunk that somebody waits for: those that lie behind it in its pack.
 
 Files that are read one after the other often lie one behind the other, since a save packs them in the order of their
-paths; each would cost a round trip. What comes in half a round trip is as good as free. Whoever misses all the time is
-better served with more: without a start pack, some hundred waits become some ten.
+paths; each would cost a round trip. Whoever misses now and then, as with a start pack, gets only what was asked for;
+whoever misses all the time, as without one, gets what comes in half a round trip along with it, and more and more.
 """
 
 import time
@@ -13,7 +13,7 @@ from envkit.model.tree import Chunk
 
 _MOST_CHUNKS = 256
 _MISSES = 6
-"""Misses in a second that double, triple ... what comes along."""
+"""Misses in a second for which something comes along; twice as many are worth twice as much."""
 _MOST = 8
 
 
@@ -37,7 +37,7 @@ class Neighbours:
         now = self._clock()
         self._misses.append(now)
         recent = sum(when > now - 1.0 for when in tuple(self._misses))
-        budget = gap * min(_MOST, 1 + recent // _MISSES)
+        budget = gap * min(_MOST, recent // _MISSES)
         chunks = self._chunks
         found: list[int] = []
         for number in numbers:

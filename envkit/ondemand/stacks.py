@@ -84,6 +84,7 @@ class Stacks:
         self._building = 0
         self._found: dict[tuple[str, str, str], tuple[float, Found | None]] = {}
         self._lock = threading.Lock()
+        self._streaming = threading.Lock()
 
     @property
     def busy(self) -> bool:
@@ -199,9 +200,21 @@ class Stacks:
         return found
 
     def _stream(self, stack: Stack, found: Found) -> None:
+        """Bring a start pack; if several stacks want it at the same time, it is brought once."""
+        with self._streaming:
+            for other in list(self._helped.values()):
+                if other.stream is not None and other.found is not None and other.stream.active:
+                    if (other.found.key, other.served) == (found.key, stack.served):
+                        stack.stream = other.stream
+                        return
+            stack.stream = self._made(stack, found)
+            self._helped[stack.identity] = stack
+        stack.stream.start()
+
+    def _made(self, stack: Stack, found: Found) -> Stream:
         same = same_images(found.pack, self._images(stack))
         served = {number for number in same if stack.digests[number] in stack.served}
-        stack.stream = Stream(
+        return Stream(
             found.pack,
             self._fetcher,
             found.source,
@@ -212,8 +225,6 @@ class Stacks:
             head=found.head,
             ended=lambda: self._stream_ended(stack),
         )
-        self._helped[stack.identity] = stack
-        stack.stream.start()
 
     def _stream_ended(self, stack: Stack) -> None:
         """Look anew for a start pack of which something could not be had: a newer one may have taken its place."""
