@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from faults.image_world import Hang, kill_server, new_node, origin, right, store_away, wait_until  # noqa: F401
+from faults.image_world import Hang, kill_server, new_node, origin, right, store_away, store_back, wait_until  # noqa: F401
 from faults.scenarios import SEED
 
 from envkit.ondemand import holder
@@ -109,23 +109,32 @@ def signals():
     signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
 
 
+def read_with_signals(node):
+    """Have a reader wait for the store and get signals meanwhile; return what came of it."""
+    with store_away(node), node.readers(1, first=signals) as (reader,):
+        wait_until(lambda: node.state()["fetched"]["retries"], "something is waited for")
+        reader.ended(seconds=0.1)
+        store_back(node)
+        return reader.result()
+
+
 def test_signals_that_a_reader_survives_cost_it_nothing(new_node):  # noqa: F811
-    right(new_node().read(first=signals))
+    right(read_with_signals(new_node()))
 
 
 def test_reads_that_end_with_every_signal_are_noticed(new_node):  # noqa: F811
-    assert new_node(variants=("interrupts",)).read(first=signals)["errors"]
+    assert read_with_signals(new_node(variants=("interrupts",)))["errors"]
 
 
 def test_a_killed_reader_does_not_wait_for_the_store(new_node):  # noqa: F811
     node = new_node()
-    with node.readers(2) as (killed, other):
-        with store_away(node):
-            wait_until(lambda: node.state()["fetched"]["retries"], "something is waited for")
-            assert not killed.ended(seconds=0.2)
-            killed.kill()
-            assert killed.ended(seconds=5)
-            assert not other.ended(seconds=0)
+    with store_away(node), node.readers(2) as (killed, other):
+        wait_until(lambda: node.state()["fetched"]["retries"], "something is waited for")
+        assert not killed.ended(seconds=0.2)
+        killed.kill()
+        assert killed.ended(seconds=5)
+        assert not other.ended(seconds=0)
+        store_back(node)
         right(other.result())
 
 

@@ -128,6 +128,9 @@ def served(new):
 
 def waiting_reads(served, count):
     """Return the reads that wait, once there are so many."""
+    until = time.monotonic() + _PATIENCE
+    while len(served.files.waiting) < count and time.monotonic() < until:
+        time.sleep(0.001)
     assert served.kernel.silent()
     assert len(served.files.waiting) == count
     return served.files.waiting

@@ -97,7 +97,7 @@ def test_what_is_no_message_is_refused_and_its_descriptor_closed(ends, pipe, dat
 
 def test_a_message_that_was_cut_is_refused(ends, pipe):
     reading, writing = pipe
-    send_raw(ends[0], b"{" + b" " * MAX_MESSAGE + b"}", writing)
+    send_raw(ends[0], b"{}" + b" " * MAX_MESSAGE, writing)
     with pytest.raises(ServerFailed, match="malformed"):
         receive(ends[1])
     assert is_closed(reading)
