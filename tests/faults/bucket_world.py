@@ -13,6 +13,9 @@ from faults.second_reader import SecondReader, Unreadable
 from obstore.store import S3Store
 from torture_support import Saving, Violation, World, clear
 
+from envkit.model.paths import Paths
+from envkit.ondemand.client import Client
+
 _TELLTALE = ("testing", "AWS4-HMAC", "Signature", "Authorization")
 """The test server's secret key, and what comes with a signature."""
 PATIENCE = 120.0
@@ -108,8 +111,9 @@ class BucketWorld(World):
             os.makedirs(f"{tree}/{name}")
 
     def other_root(self):
-        """Return an empty root, as of another machine."""
+        """Return an empty root, as of another machine: nothing serves what was there before."""
         path = f"{self.directory}/other"
+        Client.stop(Paths.at(path), force=True)
         shutil.rmtree(path, ignore_errors=True)
         return path
 

@@ -53,11 +53,11 @@ def test_a_fault_gives_the_right_bytes_or_a_clear_error(bucket, made):
 
 
 def test_a_flipped_bit_that_is_not_looked_for_is_noticed(bucket):
-    """Without verification wrong bytes come out, and the judge sees them."""
+    """Without verification wrong bytes come out, and the judge sees them. Eagerly: the image server is no child."""
     own = bucket.own_packs()
     bucket.world.proxy.rules = [Rule("flip", method="GET", key="|".join(own), times=None)]
     usual = bucket.world.run
-    bucket.world.run = lambda *argv, **options: usual(*argv, broken="no-verification", **options)
+    bucket.world.run = lambda verb, *argv, **options: usual(verb, "--eager", *argv, broken="no-verification", **options)
     try:
         outcome, judge = bucket.run()
         assert bucket.world.proxy.met
