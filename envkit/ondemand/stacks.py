@@ -203,10 +203,10 @@ class Stacks:
         """Bring a start pack; if several stacks want it at the same time, it is brought once."""
         with self._streaming:
             for other in list(self._helped.values()):
-                if other.stream is not None and other.found is not None and other.stream.active:
-                    if (other.found.key, other.served) == (found.key, stack.served):
-                        stack.stream = other.stream
-                        return
+                same = other.found is not None and (other.found.key, other.served) == (found.key, stack.served)
+                if same and other.stream is not None and other.stream.active:
+                    stack.stream = other.stream
+                    return
             stack.stream = self._made(stack, found)
             self._helped[stack.identity] = stack
         stack.stream.start()

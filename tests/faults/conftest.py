@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from faults.image_world import new_node, origin  # noqa: F401  # fixtures
 from integration.conftest import disk, envkit, new_root, shared, tiny, tiny_root  # noqa: F401  # fixtures
 from torture_support import Zygote
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from fault_proxy import FaultProxy, Rule
-from faults.image_world import Node, Origin, new_node, origin, right, store_away, store_back, wait_until  # noqa: F401
+from faults.image_world import Node, Origin, right, store_away, store_back, wait_until
 from faults.scenarios import SEED
 from s3_support import s3_variables, variables
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 # The store
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(new_node):  # noqa: F811
+def test_a_store_that_is_away_for_a_while_is_waited_for(new_node):
     node = new_node()
     with store_away(node), node.readers(3) as readers:
         assert not any(reader.ended(seconds=0.7) for reader in readers)
@@ -38,7 +38,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(new_node):  # noqa: F811
             right(reader.result())
 
 
-def test_a_store_that_is_away_for_too_long_costs_errors_that_are_explained(new_node):  # noqa: F811
+def test_a_store_that_is_away_for_too_long_costs_errors_that_are_explained(new_node):
     node = new_node(variants=("impatient",))
     with store_away(node):
         outcome = node.read(most=2, bound=30)
@@ -69,7 +69,7 @@ def flip(path, offset):
         file.write(bytes([byte[0] ^ 4]))
 
 
-def test_a_flipped_bit_in_the_store_is_an_error_that_names_the_object(new_node, scratch):  # noqa: F811
+def test_a_flipped_bit_in_the_store_is_an_error_that_names_the_object(new_node, scratch):
     good = new_node()
     store = damaged_store(good, f"{scratch}/damaged")
     node = new_node(store=store)
@@ -81,7 +81,7 @@ def test_a_flipped_bit_in_the_store_is_an_error_that_names_the_object(new_node, 
     assert all(os.path.basename(key) in node.log for key in named)
 
 
-def test_what_one_store_cannot_give_another_does(new_node, scratch):  # noqa: F811
+def test_what_one_store_cannot_give_another_does(new_node, scratch):
     good = new_node()
     store = damaged_store(good, f"{scratch}/damaged")
     node = new_node(store=store)
@@ -111,7 +111,7 @@ def proxy(s3):
 
 
 @pytest.mark.parametrize("fault", ["flip", "other", "cut", "503"])
-def test_faults_on_the_way_cost_time_only(new_node, far_origin, proxy, fault):  # noqa: F811
+def test_faults_on_the_way_cost_time_only(new_node, far_origin, proxy, fault):
     with variables(s3_variables(proxy.endpoint)):
         node = new_node(origin=far_origin)
         proxy.rules = [Rule(fault, method="GET", key="/packs/", nth=2, times=3)]
@@ -119,7 +119,7 @@ def test_faults_on_the_way_cost_time_only(new_node, far_origin, proxy, fault):  
     assert proxy.met == 3
 
 
-def test_a_server_that_does_not_answer_for_a_while_is_waited_for(new_node, far_origin, proxy):  # noqa: F811
+def test_a_server_that_does_not_answer_for_a_while_is_waited_for(new_node, far_origin, proxy):
     with variables(s3_variables(proxy.endpoint)):
         node = new_node(origin=far_origin)
         proxy.rules = [Rule("reset", method="GET", key="/packs/", times=None)]
@@ -209,7 +209,7 @@ def harms(files):
 
 
 @pytest.fixture(scope="module")
-def served(disk, origin):  # noqa: F811
+def served(disk, origin):
     """A node that has read everything once, and a copy of its cache."""
     with Node(f"{disk}/served", origin) as node:
         right(node.read())
@@ -244,7 +244,7 @@ def test_harm_to_the_cache_between_two_servers_costs_time_only(served, name, har
     right(node.read())
 
 
-def test_bits_that_flip_in_the_cache_are_noticed_and_put_right(new_node):  # noqa: F811
+def test_bits_that_flip_in_the_cache_are_noticed_and_put_right(new_node):
     node = new_node()
     right(node.read())
     node.shut()
@@ -256,7 +256,7 @@ def test_bits_that_flip_in_the_cache_are_noticed_and_put_right(new_node):  # noq
     assert "the metadata of its image is damaged" in node.log
 
 
-def test_bits_that_flip_and_are_not_looked_for_come_out(new_node):  # noqa: F811
+def test_bits_that_flip_and_are_not_looked_for_come_out(new_node):
     node = new_node(variants=("no-verification",))
     right(node.read())
     node.shut()
@@ -274,11 +274,11 @@ def read_cut_read(node):
     return node.read()
 
 
-def test_a_data_file_that_was_cut_gives_no_zeros(new_node):  # noqa: F811
+def test_a_data_file_that_was_cut_gives_no_zeros(new_node):
     right(read_cut_read(new_node()))
 
 
-def test_zeros_of_a_cut_data_file_that_nobody_looks_for_come_out(new_node):  # noqa: F811
+def test_zeros_of_a_cut_data_file_that_nobody_looks_for_come_out(new_node):
     assert "bytes are 0" in read_cut_read(new_node(variants=("no-size-check",)))["wrong"][0]
 
 
@@ -287,7 +287,7 @@ def is_whole(node):
     return layer["ready"] == layer["size"]
 
 
-def test_a_full_disk_keeps_nobody_from_reading(new_node, scratch):  # noqa: F811
+def test_a_full_disk_keeps_nobody_from_reading(new_node, scratch):
     disk = f"{scratch}/small"
     os.mkdir(disk)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "small", disk], check=True)
@@ -340,7 +340,7 @@ def keep_start_pack(store, node, change=lambda granule, data: data, *, uuid=None
 
 
 @pytest.fixture(scope="module")
-def teacher(disk, origin):  # noqa: F811
+def teacher(disk, origin):
     """A node that knows the whole image."""
     with Node(f"{disk}/teacher", origin) as node:
         right(node.read())
@@ -348,12 +348,12 @@ def teacher(disk, origin):  # noqa: F811
 
 
 @pytest.fixture
-def store(scratch, origin):  # noqa: F811
+def store(scratch, origin):
     """A store for start packs of a test."""
     return shutil.copytree(origin.store, f"{scratch}/store")
 
 
-def helped(new_node, store):  # noqa: F811
+def helped(new_node, store):
     """Return a fresh node for whose environment start packs are looked for."""
     node = new_node(store=store, started=False)
     node.open(environment="lab/sci", command=(_ENTRY,))
@@ -364,7 +364,7 @@ def inverted(granule, data):
     return bytes(byte ^ 255 for byte in data)
 
 
-def test_a_start_pack_brings_right_bytes(new_node, teacher, store):  # noqa: F811
+def test_a_start_pack_brings_right_bytes(new_node, teacher, store):
     granules = keep_start_pack(store, teacher)
     node = helped(new_node, store)
     wait_until(lambda: has_come(node, teacher, granules[-1]), "the start pack comes")
@@ -381,7 +381,7 @@ def has_come(node, teacher, granule, change=lambda granule, data: data):
     return found[0] == change(granule, found[1])
 
 
-def test_wrong_bytes_of_a_start_pack_are_detected_and_not_served_again(new_node, teacher, store):  # noqa: F811
+def test_wrong_bytes_of_a_start_pack_are_detected_and_not_served_again(new_node, teacher, store):
     granules = keep_start_pack(store, teacher, inverted)
     node = helped(new_node, store)
     wait_until(lambda: has_come(node, teacher, granules[-1], inverted), "the start pack comes")
@@ -394,7 +394,7 @@ def test_wrong_bytes_of_a_start_pack_are_detected_and_not_served_again(new_node,
     right(node.read())
 
 
-def test_a_start_pack_of_another_image_is_passed_over(new_node, teacher, store):  # noqa: F811
+def test_a_start_pack_of_another_image_is_passed_over(new_node, teacher, store):
     keep_start_pack(store, teacher, inverted, uuid=bytes(range(16)))
     right(helped(new_node, store).read())
 
@@ -408,7 +408,7 @@ def test_a_start_pack_of_another_image_is_passed_over(new_node, teacher, store):
     ],
     ids=["cut", "zeros", "garbage"],
 )
-def test_a_damaged_start_pack_is_passed_over(new_node, teacher, store, spoil):  # noqa: F811
+def test_a_damaged_start_pack_is_passed_over(new_node, teacher, store, spoil):
     keep_start_pack(store, teacher, inverted, spoil=spoil)
     node = helped(new_node, store)
     right(node.read())

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from faults.image_world import Hang, kill_server, new_node, origin, right, store_away, store_back, wait_until  # noqa: F401
+from faults.image_world import Hang, kill_server, right, store_away, store_back, wait_until
 from faults.scenarios import SEED
 
 from envkit.ondemand import holder
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.root
 _KILLS = 12
 
 
-def test_readers_notice_nothing_of_servers_that_are_killed(new_node):  # noqa: F811
+def test_readers_notice_nothing_of_servers_that_are_killed(new_node):
     node = new_node()
     with node.readers(8, again=True) as readers:
         kill_server(node, _KILLS, random.Random(SEED))
@@ -34,7 +34,7 @@ def test_readers_notice_nothing_of_servers_that_are_killed(new_node):  # noqa: F
     assert node.log.count("the image server ended") == _KILLS
 
 
-def test_requests_that_nobody_answers_after_a_kill_are_noticed(new_node):  # noqa: F811
+def test_requests_that_nobody_answers_after_a_kill_are_noticed(new_node):
     node = new_node(variants=("no-replay",))
     with pytest.raises(Hang), node.readers(8, again=True) as readers:
         kill_server(node, 4, random.Random(SEED))
@@ -42,7 +42,7 @@ def test_requests_that_nobody_answers_after_a_kill_are_noticed(new_node):  # noq
             reader.result(bound=2)
 
 
-def test_a_loop_device_over_the_server_survives_kills(new_node):  # noqa: F811
+def test_a_loop_device_over_the_server_survives_kills(new_node):
     node = new_node(through_loop=True)
     with node.readers(2, again=True) as readers:
         kill_server(node, 3, random.Random(SEED))
@@ -50,7 +50,7 @@ def test_a_loop_device_over_the_server_survives_kills(new_node):  # noqa: F811
             right(reader.result())
 
 
-def test_holder_and_server_replace_each_other(new_node):  # noqa: F811
+def test_holder_and_server_replace_each_other(new_node):
     node = new_node()
     with node.readers(4, again=True) as readers:
         first = node.holder
@@ -65,7 +65,7 @@ def test_holder_and_server_replace_each_other(new_node):  # noqa: F811
     assert len(processes(node)) == 2
 
 
-def test_both_killed_at_once_costs_errors_and_no_more(new_node):  # noqa: F811
+def test_both_killed_at_once_costs_errors_and_no_more(new_node):
     node, other = new_node(), new_node()
     with node.readers(4, again=True) as readers, other.readers(1, again=True) as others:
         wait_until(lambda: node.state()["layers"][0]["fetched"] > 0, "something is read")
@@ -79,7 +79,7 @@ def test_both_killed_at_once_costs_errors_and_no_more(new_node):  # noqa: F811
     right(node.read())
 
 
-def test_a_server_that_stands_still_is_waited_for(new_node):  # noqa: F811
+def test_a_server_that_stands_still_is_waited_for(new_node):
     node = new_node()
     server = node.server
     node.kill(server, number=signal.SIGSTOP)
@@ -90,7 +90,7 @@ def test_a_server_that_stands_still_is_waited_for(new_node):  # noqa: F811
             right(reader.result())
 
 
-def test_a_server_that_stands_still_can_be_ended(new_node):  # noqa: F811
+def test_a_server_that_stands_still_can_be_ended(new_node):
     node = new_node()
     node.kill(*holder.pids(node.paths), number=signal.SIGSTOP)
     with node.readers(3) as readers:
@@ -118,15 +118,15 @@ def read_with_signals(node):
         return reader.result()
 
 
-def test_signals_that_a_reader_survives_cost_it_nothing(new_node):  # noqa: F811
+def test_signals_that_a_reader_survives_cost_it_nothing(new_node):
     right(read_with_signals(new_node()))
 
 
-def test_reads_that_end_with_every_signal_are_noticed(new_node):  # noqa: F811
+def test_reads_that_end_with_every_signal_are_noticed(new_node):
     assert read_with_signals(new_node(variants=("interrupts",)))["errors"]
 
 
-def test_a_killed_reader_does_not_wait_for_the_store(new_node):  # noqa: F811
+def test_a_killed_reader_does_not_wait_for_the_store(new_node):
     node = new_node()
     with store_away(node), node.readers(2) as (killed, other):
         wait_until(lambda: node.state()["fetched"]["retries"], "something is waited for")
@@ -138,7 +138,7 @@ def test_a_killed_reader_does_not_wait_for_the_store(new_node):  # noqa: F811
         right(other.result())
 
 
-def test_eight_cold_starts_at_once_fetch_everything_once(new_node):  # noqa: F811
+def test_eight_cold_starts_at_once_fetch_everything_once(new_node):
     node = new_node(started=False)
     with node.readers(8, opens=True) as readers:
         for reader in readers:
@@ -150,7 +150,7 @@ def test_eight_cold_starts_at_once_fetch_everything_once(new_node):  # noqa: F81
 
 
 @pytest.mark.parametrize("operation", ["open", "begin", "prepared"])
-def test_a_start_survives_a_restart_of_the_server(new_node, monkeypatch, operation):  # noqa: F811
+def test_a_start_survives_a_restart_of_the_server(new_node, monkeypatch, operation):
     node = new_node()
     ask, killed = Client.ask, []
 
@@ -166,7 +166,7 @@ def test_a_start_survives_a_restart_of_the_server(new_node, monkeypatch, operati
     right(node.read())
 
 
-def test_a_start_gives_up_if_the_server_always_dies(new_node, monkeypatch):  # noqa: F811
+def test_a_start_gives_up_if_the_server_always_dies(new_node, monkeypatch):
     node = new_node()
     ask = Client.ask
 
@@ -182,7 +182,7 @@ def test_a_start_gives_up_if_the_server_always_dies(new_node, monkeypatch):  # n
         node.open()
 
 
-def test_clients_that_are_killed_leave_nothing(new_node):  # noqa: F811
+def test_clients_that_are_killed_leave_nothing(new_node):
     node = new_node()
     rng = random.Random(SEED)
     for _ in range(6):
@@ -194,7 +194,7 @@ def test_clients_that_are_killed_leave_nothing(new_node):  # noqa: F811
     right(node.read())
 
 
-def test_a_client_that_comes_while_the_server_ends_starts_the_next(new_node):  # noqa: F811
+def test_a_client_that_comes_while_the_server_ends_starts_the_next(new_node):
     node = new_node()
     over = threading.Event()
 
