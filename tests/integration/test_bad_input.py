@@ -169,6 +169,7 @@ def test_a_full_disk_below_the_root_refuses_the_run(lab, small_disk):
     assert not [name for _, _, names in os.walk(tight.root) for name in names if name.startswith("image")]
     os.unlink(f"{os.path.dirname(tight.root)}/filler")
     assert tight.sh("env", "cat /opt/text").ok() == "text"
+    tight("cache", "stop").ok()
     assert new_traces(tight, set(_groups_of_others(tight))) == []
     shutil.rmtree(tight.run_directory)
 
