@@ -6,7 +6,7 @@ import ctypes
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # more is refused
-_KEPT = 256 << 20
+_KEPT = 64 << 20
 
 
 def keep_freed_memory() -> None:

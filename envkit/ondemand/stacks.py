@@ -272,9 +272,9 @@ class Stacks:
         """Make the next start pack of a stack and leave it where others find it; return that."""
         try:
             found = stack.found
-            earlier = None if found is None else found.pack
+            earlier = None if found is None or found.pack.entry_point != stack.entry else found.pack
             unwatched = () if found is None else [n for n, d in enumerate(stack.digests) if d not in stack.served]
-            if earlier is not None:
+            if found is not None:
                 self._fetch_chunks(stack, joined(recording, earlier, unwatched=unwatched))
             made = build(
                 recording,
@@ -300,8 +300,9 @@ class Stacks:
         until = time.monotonic() + _PREPARING
         for number, chunks in needed.items():
             layer = self.layers.layer(stack.digests[number])
-            layer.fetch(sorted(chunks), Priority.BACKGROUND)
-            while time.monotonic() < until and not all(map(layer.cached.chunk_ready, chunks)):
+            # Again and again: what is asked for in the background is forgotten when somebody else needs the link.
+            while time.monotonic() < until and (missing := [n for n in chunks if not layer.cached.chunk_ready(n)]):
+                layer.fetch(missing, Priority.AHEAD)
                 time.sleep(0.2)
 
     def _verified(self, stack: Stack, number: int, granule: int) -> bytes | None:
