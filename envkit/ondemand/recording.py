@@ -117,6 +117,9 @@ def is_worthwhile(recording: Recording, entry_point: str, used: StartPack | None
         return False
     if used is None or recording.missed > used.plain * _ENOUGH:
         return True
+    # What came ahead of its reader was no miss, and yet the pack should have had it.
+    if sum(granule not in used.places for granule in granules) > len(used.granules) * _ENOUGH:
+        return True
     return used.entry_point != entry_point and 2 * len(granules) < len(used.granules)
 
 

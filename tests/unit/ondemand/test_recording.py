@@ -160,6 +160,14 @@ def test_another_one_is_made_where_the_one_that_was_used_missed_a_tenth(images):
     assert not is_worthwhile(recording, "true", used, code=1, seconds=1)
 
 
+def test_another_one_is_made_where_more_was_touched_than_it_holds_although_nobody_waited(images):
+    used, _ = images.pack([Granule(0, number) for number in range(10)])
+    recording = record(images, *[(0, number) for number in range(11)])
+    assert not is_worthwhile(recording, "true", used, code=0, seconds=1)
+    recording = record(images, *[(0, number) for number in range(12)])
+    assert is_worthwhile(recording, "true", used, code=0, seconds=1)
+
+
 def test_that_of_another_entry_point_will_do_if_it_is_not_twice_as_large(images):
     used, _ = images.pack([Granule(0, number) for number in range(10)], entry_point="make")
     half = record(images, *[(0, number) for number in range(5)])
