@@ -57,13 +57,21 @@ def prepare(paths: Paths, digest: str, get_tree: GetTree, *, anew: bool = False)
         if not anew and (os.path.exists(f"{directory}/map") or os.path.exists(f"{directory}/image")):
             return
         with no_collector():
-            tree = cached_tree(paths, digest, get_tree)
-            image = erofs.build(tree)
-        layer_map = LayerMap(
-            size=image.size,
-            metadata=len(image.metadata),
-            uuid=image.metadata[UUID_OFFSET : UUID_OFFSET + 16],
-            blocks=image.blocks,
-            chunks=tree.chunks,
-        )
-        create_partial(directory, layer_map, image.metadata)
+            layer_map, metadata = mapped(cached_tree(paths, digest, get_tree))
+        create_partial(directory, layer_map, metadata)
+
+
+def mapped(tree: Tree) -> tuple[LayerMap, bytes]:
+    """Return what the image of a layer is made of, and its metadata.
+
+    :raises EnvkitError: its tree makes no image.
+    """
+    image = erofs.build(tree)
+    layer_map = LayerMap(
+        size=image.size,
+        metadata=len(image.metadata),
+        uuid=image.metadata[UUID_OFFSET : UUID_OFFSET + 16],
+        blocks=image.blocks,
+        chunks=tree.chunks,
+    )
+    return layer_map, image.metadata

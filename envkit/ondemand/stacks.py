@@ -300,7 +300,7 @@ class Stacks:
         until = time.monotonic() + _PREPARING
         for number, chunks in needed.items():
             layer = self.layers.layer(stack.digests[number])
-            # Again and again: what is asked for in the background is forgotten when somebody else needs the link.
+            # Not in the background, where it would be forgotten whenever a reader needs the link; again after failures.
             while time.monotonic() < until and (missing := [n for n in chunks if not layer.cached.chunk_ready(n)]):
                 layer.fetch(missing, Priority.AHEAD)
                 time.sleep(0.2)
@@ -318,7 +318,7 @@ class Stacks:
 
     def _places(self, stack: Stack) -> StartPlaces:
         store = self._stores.store(stack.store)
-        return StartPlaces(store, self._stores.source(stack.store), f"{self._paths.root}/cache/starts")
+        return StartPlaces(store, self._stores.source(stack.store), self._paths.starts)
 
     def _cost(self, stack: Stack, seconds: float) -> dict[str, object]:
         fetched, stalled, ready, total = 0, 0.0, 0, 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from envkit.cache import catalogue
 from envkit.cache.catalogue import EAGER
 from envkit.cache.complete import IMAGE, MARK, complete_image
-from envkit.cache.layer import CachedLayer, CacheLost, LayerMap, create_partial
+from envkit.cache.layer import CachedLayer, CacheLost, create_partial
 from envkit.cache.locks import layer_lock
 from envkit.cache.mapfile import MAP
 from envkit.cache.readyfile import READY
@@ -21,12 +21,10 @@ from envkit.cache.usage import touch
 from envkit.content.reader import ChunkReader, spans
 from envkit.drivers.files import DiskFull, io_error, remove_tree, sync_directory
 from envkit.errors import EnvkitError
-from envkit.image import erofs
-from envkit.image.erofs_format import UUID_OFFSET
 from envkit.model.collector import no_collector
 from envkit.model.tree import Chunk, Tree
 from envkit.model.version import LayerRef
-from envkit.ondemand.prepare import cached_tree
+from envkit.ondemand.prepare import cached_tree, mapped
 from envkit.services.context import Context
 from envkit.services.evicting import keep_quota
 from envkit.store.objects import get_tree, pack_ranges
@@ -76,16 +74,9 @@ def _fetch_all(context: Context, layer: LayerRef, place: str) -> None:
     """Fetch what a layer's eager place does not have yet, and complete its image."""
     with no_collector():
         tree = load_tree(context, layer.tree)
-        image = erofs.build(tree)
-        layer_map = LayerMap(
-            size=image.size,
-            metadata=len(image.metadata),
-            uuid=image.metadata[UUID_OFFSET : UUID_OFFSET + 16],
-            blocks=image.blocks,
-            chunks=tree.chunks,
-        )
+        layer_map, metadata = mapped(tree)
     try:
-        create_partial(place, layer_map, image.metadata)
+        create_partial(place, layer_map, metadata)
         cached = CachedLayer.open(place)
         try:
             _take_over(os.path.dirname(place), cached)

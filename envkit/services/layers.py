@@ -75,7 +75,6 @@ def layer_images(
 ) -> Images:
     """Return the image files of a stack.
 
-    :param fetch: one of `config.model.FETCH`; what the configuration says where it is empty.
     :param trace: serve all of it, and make a start pack of what is touched.
     :param environment: `owner/name` of what is started, and `command` what is started there: they say which start pack
         is of use. Without them none is.

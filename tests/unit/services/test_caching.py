@@ -8,7 +8,7 @@ from stored_support import Lab
 
 from envkit.cache import catalogue
 from envkit.cache.complete import complete_image
-from envkit.cache.layer import CachedLayer
+from envkit.cache.layer import CachedLayer, LayerMap, create_partial
 from envkit.cache.usage import touch
 from envkit.config.model import Config
 from envkit.content.errors import DamagedChunk
@@ -16,6 +16,7 @@ from envkit.drivers import files
 from envkit.drivers.files import DiskFull, remove_tree
 from envkit.errors import InvalidInput, NotFound
 from envkit.image import erofs
+from envkit.image.erofs_format import UUID_OFFSET
 from envkit.model.blockmap import BlockMap
 from envkit.model.ids import EnvName
 from envkit.model.session import Session
@@ -192,16 +193,16 @@ def serve(lab, layer, numbers, *, blocks=None, uuid=None):
     tree = load_tree(lab.context, layer.tree)
     image = erofs.build(tree)
     metadata = bytearray(image.metadata)
-    place_of_uuid = slice(fill.UUID_OFFSET, fill.UUID_OFFSET + 16)
+    place_of_uuid = slice(UUID_OFFSET, UUID_OFFSET + 16)
     metadata[place_of_uuid] = uuid or metadata[place_of_uuid]
-    layer_map = fill.LayerMap(
+    layer_map = LayerMap(
         size=image.size,
         metadata=len(metadata),
         uuid=bytes(metadata[place_of_uuid]),
         blocks=blocks or image.blocks,
         chunks=tree.chunks,
     )
-    fill.create_partial(place(lab, layer), layer_map, bytes(metadata))
+    create_partial(place(lab, layer), layer_map, bytes(metadata))
     serving = CachedLayer.open(place(lab, layer))
     for number, plain in fill.ChunkReader(pack_ranges(lab.store)).read_many(tree.chunks, numbers):
         serving.put_chunk(number, plain)
