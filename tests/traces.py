@@ -15,8 +15,14 @@ SETTLED = 8.0
 """Seconds that the kernel gets to finish what it does after a process has ended."""
 
 
+_IMAGE_SERVER = "envkit.ondemand.main"
+
+
 def traces(envkit):
-    """Return a line for each mount, loop device, process, control group, network device and directory."""
+    """Return a line for each mount, loop device, process, control group, network device and directory.
+
+    Not for the image server: it ends by itself when nothing has needed it for a while, and may come and go meanwhile.
+    """
     own = _processes(envkit)
     return {
         *(f"mount {line}" for line in _mounts(envkit)),
@@ -61,6 +67,8 @@ def _processes(envkit):
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         words = _read(f"/proc/{pid}/cmdline")
+        if _IMAGE_SERVER in words:
+            continue
         known = _mine(envkit, words + _read(f"/proc/{pid}/environ"))
         # A process inside a container knows nothing of the root, but its overlay does.
         if int(pid) != os.getpid() and (known or (not here and _mine(envkit, _read(f"/proc/{pid}/mountinfo")))):

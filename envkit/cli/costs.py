@@ -17,6 +17,14 @@ def show_costs(cost: Mapping[str, object], *, as_json: bool) -> None:
         sys.stderr.write((json.dumps(facts, sort_keys=True) if as_json else _told(facts, known=bool(cost))) + "\n")
 
 
+def show_refusals(cost: Mapping[str, object], environment: str) -> None:
+    """Say why reads of the command got an error, of which it knows no more than "Input/output error"."""
+    reasons = cost["refused_because"]
+    with contextlib.suppress(OSError):
+        for why in reasons if isinstance(reasons, list) else ():
+            sys.stderr.write(f"note: reads of {environment} failed: {why}\n")
+
+
 def _told(facts: Mapping[str, object], *, known: bool) -> str:
     if not known:
         return "fetched nothing: all of the environment is on this node"

@@ -80,6 +80,10 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
     with run_failures():
         config = config.replace(fetch=_fetch(values) or config.fetch)
         outcome = run(Context(config, progress()), job_from(values, command))
+    if outcome.cost.get("refused_because"):
+        from envkit.cli.costs import show_refusals
+
+        show_refusals(outcome.cost, str(values.get("environment")))
     if values.get("stats"):
         from envkit.cli.costs import show_costs
 

@@ -21,7 +21,8 @@ from envkit.ondemand.journal import Journal
 from envkit.ondemand.log import complain
 from envkit.ondemand.loop import Files, Waiting
 from envkit.ondemand.prepare import prepare
-from envkit.ondemand.served import ServedLayer, Streams, not_found
+from envkit.ondemand.reading import Streams
+from envkit.ondemand.served import ServedLayer
 from envkit.ondemand.sources import Stores, tree_from
 
 _FIRST_NODE = 2
@@ -61,7 +62,7 @@ class Layers(Files):
         """Return (node, size) of a layer's file."""
         match = _NAME.fullmatch(name)
         if match is None:
-            raise not_found(name)
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         layer = self.layer(match[1])
         return self._number(name), layer.size
 

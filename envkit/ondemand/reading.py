@@ -1,6 +1,8 @@
-"""Owns what is known of one read of an image that waits for its bytes."""
+"""Owns what is known of one read of an image that waits for its bytes, and of the start packs that may bring them."""
 
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 from envkit.ondemand.loop import Waiting
 
@@ -30,3 +32,13 @@ class Read:
     def age(self) -> float:
         """Seconds since it came."""
         return time.monotonic() - self._began
+
+
+class Streams(Protocol):
+    """Start packs that are on their way."""
+
+    def expected(self, digest: str, granule: int) -> bool:
+        """Tell whether a granule of a layer will come."""
+
+    def wait(self, digest: str, granule: int, waiter: Callable[[bool], None]) -> bool:
+        """Have somebody told when it has come or will not come; False if it is not on its way."""

@@ -6,12 +6,10 @@ given out; where they cannot be had, the reader gets an error within the time th
 """
 
 import errno
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
 
 from envkit.cache.bits import Bits
 from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, ChunksMissing, GranulesDiffer
@@ -25,7 +23,8 @@ from envkit.ondemand.loop import Waiting
 from envkit.ondemand.neighbours import Neighbours
 from envkit.ondemand.overflow import Overflow
 from envkit.ondemand.readahead import ReadAhead
-from envkit.ondemand.reading import Read
+from envkit.ondemand.reading import Read, Streams
+from envkit.ondemand.refusals import Refusals
 from envkit.store.errors import ObjectNotFound
 
 _ATTEMPTS = 3
@@ -36,20 +35,11 @@ Reopen = Callable[[], CachedLayer]
 """Opens what the cache has of a layer, making it anew from its tree if that is damaged or gone."""
 
 
-class Streams(Protocol):
-    """Start packs that are on their way."""
-
-    def expected(self, digest: str, granule: int) -> bool:
-        """Tell whether a granule of a layer will come."""
-
-    def wait(self, digest: str, granule: int, waiter: Callable[[bool], None]) -> bool:
-        """Have somebody told when it has come or will not come; False if it is not on its way."""
-
-
 class ServedLayer:
     """One layer; safe in any number of threads.
 
     :ivar reads: reads of the kernel; `waits`: those that had to wait; `stalled`: seconds of that, of all readers.
+    :ivar refusals: reads that got an error.
     :ivar pulled: the first ranges of the image, (offset, length), that were fetched because somebody read them.
     :param on_demand: called whenever a read has to wait for the store.
     """
@@ -65,7 +55,8 @@ class ServedLayer:
     ) -> None:
         self.digest = digest
         self._sources: list[Source] = []
-        self._failed: dict[int, float] = {}
+        self._failed: dict[int, tuple[float, str]] = {}
+        self.refusals = Refusals()
         self.size = cached.map.size
         self.stalled = 0.0
         self.fetched_bytes = 0
@@ -156,8 +147,8 @@ class ServedLayer:
             data = self._overflow.read(cached, read.offset, read.length)
         except ChunksMissing as error:
             missing = error.numbers
-            if self._failed and self._is_hopeless(missing):
-                read.waiting.refuse(errno.EIO)
+            if self._failed and (why := self._is_hopeless(missing)):
+                self._refuse([read], why)
                 return False
         except CacheLost as lost:
             self._again(read, cached, lost)
@@ -185,10 +176,11 @@ class ServedLayer:
         self._read_ahead(read, missed=True)
         return not granules
 
-    def _is_hopeless(self, numbers: Iterable[int]) -> bool:
-        """Tell whether the stores were found a moment ago not to have one of some chunks, so that asking is in vain."""
+    def _is_hopeless(self, numbers: Iterable[int]) -> str | None:
+        """Return why asking for some chunks is in vain: no store had one of them a moment ago. None if it may help."""
         before = time.monotonic() - _HOPELESS
-        return any(self._failed.get(number, before) > before for number in numbers)
+        known = (self._failed[number] for number in numbers if number in self._failed)
+        return next((why for when, why in known if when > before), None)
 
     def _on_their_way(self, cached: CachedLayer, read: Read) -> list[int]:
         """Return the granules that a read still waits for, if all of them come with a start pack."""
@@ -278,7 +270,7 @@ class ServedLayer:
                 self.fetch([number], Priority.DEMAND)
             return
         if isinstance(error, Damaged | ObjectNotFound):
-            self._failed[number] = time.monotonic()
+            self._failed[number] = (time.monotonic(), str(error))
         if isinstance(error, FetchTimeout):
             late = [read for read in reads if read.age < error.seconds / 2]
             if late:  # who came late to what others have waited for has more time
@@ -288,6 +280,13 @@ class ServedLayer:
             complain(f"layer {self.digest[:12]}: {error}")
         for read in reads:
             self._leave(read)
+        self._refuse(reads, str(error))
+
+    def _refuse(self, reads: Sequence[Read], why: str) -> None:
+        """Let reads fail."""
+        if reads:
+            self.refusals.note(why, len(reads))
+        for read in reads:
             read.waiting.refuse(errno.EIO)
 
     def _keep(self, number: int, plain: bytes) -> None:
@@ -346,7 +345,7 @@ class ServedLayer:
         """Serve a read after the cache was lost under it; not for ever."""
         read.attempts += 1
         if read.attempts > _ATTEMPTS or not self._remake(cached, lost):
-            read.waiting.refuse(errno.EIO)
+            self._refuse([read], str(lost))
         else:
             self._serve(read)
 
@@ -390,8 +389,3 @@ def _has(cached: CachedLayer, granule: int) -> bool:
         return cached.has_granule(granule)
     except CacheLost:  # whoever reads it sees to it
         return False
-
-
-def not_found(name: str) -> OSError:
-    """Return the error of a file that is not served."""
-    return OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)

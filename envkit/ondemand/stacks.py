@@ -35,6 +35,7 @@ _BELIEVED = 300.0
 """Seconds for which a start pack that was found is not looked for again; the other one is for none that was found."""
 _MISSED = 10.0
 _MAX_FOUND = 64
+_MAX_REASONS = 3
 
 
 class Stack:
@@ -61,7 +62,7 @@ class Stack:
         self.prepared = threading.Event()
         self.stream: Stream | None = None
         self.recording: Recording | None = None
-        self.fetched: dict[str, tuple[int, float]] = {}
+        self.fetched: dict[str, tuple[int, float, dict[str, int]]] = {}
         self.requests = 0
 
     @property
@@ -116,7 +117,7 @@ class Stacks:
             raise EnvkitError("the image server was restarted while a container started", resolution="try again")
         for digest in stack.served:
             layer = self.layers.layer(digest)
-            stack.fetched[digest] = (layer.fetched_bytes, layer.stalled)
+            stack.fetched[digest] = (layer.fetched_bytes, layer.stalled, layer.refusals.counts())
         stack.prepared.set()
         stack.looked.wait(_FINDING)
         recorded = self._record(stack)
@@ -322,12 +323,14 @@ class Stacks:
 
     def _cost(self, stack: Stack, seconds: float) -> dict[str, object]:
         fetched, stalled, ready, total = 0, 0.0, 0, 0
-        for digest, (before, waited) in stack.fetched.items():
+        refused: dict[str, int] = {}
+        for digest, (before, waited, known) in stack.fetched.items():
             layer = self.layers.layer(digest)
             fetched += layer.fetched_bytes - before
             stalled += layer.stalled - waited
             ready += layer.cached.ready_bytes()
             total += layer.cached.total_bytes
+            refused |= layer.refusals.since(known)
         streamed = 0 if stack.stream is None else stack.stream.progress().bytes
         return {
             "seconds": round(seconds, 3),
@@ -338,6 +341,8 @@ class Stacks:
             "stalled": round(stalled, 3),
             "ready": ready,
             "size": total,
+            "refused_reads": sum(refused.values()),
+            "refused_because": sorted(refused, key=lambda why: -refused[why])[:_MAX_REASONS],
         }
 
 

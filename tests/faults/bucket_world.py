@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import time
 
@@ -13,6 +14,7 @@ from faults.second_reader import SecondReader, Unreadable
 from obstore.store import S3Store
 from torture_support import Saving, Violation, World, clear
 
+from envkit.errors import EXIT_RUN_FAILED
 from envkit.model.paths import Paths
 from envkit.ondemand.client import Client
 
@@ -20,6 +22,7 @@ _TELLTALE = ("testing", "AWS4-HMAC", "Signature", "Authorization")
 """The test server's secret key, and what comes with a signature."""
 PATIENCE = 120.0
 """Seconds after which a command hangs, whatever the store does; the variant "impatient" gives each request 4."""
+_REFUSED = re.compile(r"note: reads of sci failed: .*(packs/|layer )[0-9a-f]")
 _SUM = "cd /opt && find . -type f -exec sha256sum {} +"
 
 
@@ -169,6 +172,16 @@ class Bucket:
                 raise Violation("wrong", f"{len(found)} files are not those of the newest version")
 
         return outcome, judge
+
+    @staticmethod
+    def clear_run(outcome):
+        """The command's own error is told by it, so envkit has to add why its reads failed."""
+        if outcome.code >= EXIT_RUN_FAILED:
+            clear(outcome)
+            return
+        lines = [line for line in outcome.stderr.splitlines() if not line.startswith("sha256sum: ")]
+        if not lines or not all(_REFUSED.match(line) for line in lines):
+            raise Violation("unclear", f"exit code {outcome.code} with\n{outcome.stderr[-3000:]}")
 
     def list(self):
         """List environments; a listing that the server made up may hide some, but shows none that is not there."""
@@ -320,7 +333,7 @@ def tried(bucket, operation, chosen, tally):
         tally.add(outcome, hit=world.proxy.met > 0)
         judge(outcome)
         if outcome.code:
-            clear(outcome)
+            getattr(bucket, f"clear_{operation}", clear)(outcome)
     except (Violation, AssertionError) as error:
         violation = error if isinstance(error, Violation) else Violation("stuck", str(error))
         violation.fault = f"{name} seed {world.seed}, after {time.monotonic() - began:.1f} s"

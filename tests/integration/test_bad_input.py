@@ -266,6 +266,19 @@ def test_a_damaged_pack_is_named_and_no_wrong_byte_comes_out(lab, kind):
         assert lab("run", "-e", "env", "--eager", "--", "sha256sum", "/opt/blob").ok() == right
 
 
+def test_a_command_whose_reads_fail_is_told_why(lab):
+    (pack,) = _packs(lab, "env") - _packs(lab, "base/tiny")
+    lab("cache", "stop", "--force")
+    _forget(lab)
+    with _changed(pack, _flip):
+        outcome = lab("run", "-e", "env", "--no-start-pack", "--", "sha256sum", "/opt/blob")
+        assert outcome.code == 1, outcome
+        assert "note: reads of env failed: " in outcome.stderr
+        assert os.path.basename(pack) in outcome.stderr
+    lab("cache", "stop", "--force")
+    _forget(lab)
+
+
 def test_a_save_stores_again_what_the_store_has_lost(lab):
     with lab.session("twin"):
         data = lab.start("run", "-e", "env", "--", "cat", "/opt/blob").communicate()[0]

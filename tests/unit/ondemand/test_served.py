@@ -15,7 +15,9 @@ from envkit.errors import EnvkitError
 from envkit.ondemand import served as served_module
 from envkit.ondemand.fetch_errors import FetchTimeout, Forgotten
 from envkit.ondemand.fetcher import Priority, Source
+from envkit.ondemand.refusals import Refusals
 from envkit.ondemand.served import ServedLayer
+from envkit.store.errors import ObjectNotFound
 
 _DATA = GRANULE
 
@@ -408,3 +410,24 @@ def test_reads_in_a_row_are_followed_by_what_comes_next(tmp_path):
     ahead = [number for _, number, priority in setup.fetcher.asked if priority == Priority.AHEAD]
     assert ahead
     assert ahead[0] == 2
+
+
+def test_why_reads_failed_is_remembered_and_counted(setup):
+    before = setup.layer.refusals.counts()
+    readers = [setup.read(_DATA, 4096) for _ in range(2)]
+    setup.fetcher.answer(0, error=ObjectNotFound("the store", "packs/ab"))
+    assert [reader.answers for reader in readers] == [[errno.EIO]] * 2
+    again = setup.read(_DATA, 4096)
+    assert again.answers == [errno.EIO]
+    ((why, count),) = setup.layer.refusals.since(before).items()
+    assert "packs/ab" in why
+    assert count == 3
+    assert setup.layer.refusals.since(setup.layer.refusals.counts()) == {}
+
+
+def test_reasons_are_bounded():
+    refusals = Refusals()
+    for number in range(100):
+        refusals.note(f"reason {number}")
+    assert len(refusals.counts()) == 33
+    assert sum(refusals.counts().values()) == 100

@@ -9,6 +9,7 @@ from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand.fetcher import Fetcher
 from envkit.ondemand.sources import Stores
+from envkit.ondemand.refusals import Refusals
 from envkit.ondemand.stacks import Stacks
 from envkit.store.open import init_store
 
@@ -24,7 +25,11 @@ class FakeLayers:
         sample = plain_sample()
         self._layers = {
             digest: types.SimpleNamespace(
-                cached=sample.open(f"{directory}/{digest}"), fetched_bytes=0, stalled=0.0, fetch=lambda *_: None
+                cached=sample.open(f"{directory}/{digest}"),
+                fetched_bytes=0,
+                stalled=0.0,
+                fetch=lambda *_: None,
+                refusals=Refusals(),
             )
             for digest in (ONE, TWO)
         }
@@ -147,12 +152,15 @@ def test_touches_go_to_the_recording_that_they_belong_to(stacks):
 def test_what_a_stack_has_cost_begins_when_it_is_prepared(stacks):
     layer = stacks.layers.layer(TWO)
     layer.fetched_bytes = 500
+    layer.refusals.note("earlier", 7)
     stack = begin(stacks, start_pack=False)
     prepared(stacks, stack)
     layer.fetched_bytes, layer.stalled = 700, 1.5
+    layer.refusals.note("packs/ab is gone", 2)
     cost = stacks.end(stack, code=0)
     assert (cost["bytes"], cost["chunk_bytes"], cost["start_pack_bytes"]) == (200, 200, 0)
     assert (cost["stalled"], cost["ready"], cost["size"]) == (1.5, 0, layer.cached.total_bytes)
+    assert (cost["refused_reads"], cost["refused_because"]) == (2, ["packs/ab is gone"])
 
 
 def test_a_start_pack_helps_those_layers_that_are_served(stacks):
