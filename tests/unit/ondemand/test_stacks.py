@@ -8,8 +8,8 @@ from cache_support import plain_sample
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand.fetcher import Fetcher
-from envkit.ondemand.sources import Stores
 from envkit.ondemand.refusals import Refusals
+from envkit.ondemand.sources import Stores
 from envkit.ondemand.stacks import Stacks
 from envkit.store.open import init_store
 
