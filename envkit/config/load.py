@@ -22,6 +22,9 @@ VARIABLES = {
     "ENVKIT_NET": "net",
     "ENVKIT_FETCH": "fetch",
     "ENVKIT_CACHE_QUOTA": "cache_quota",
+    "ENVKIT_QUEUE_KIND": "queue",
+    "ENVKIT_SLOTS": "slots",
+    "ENVKIT_NODE_PROGRAM": "node_program",
 }
 """The variables of settings; an empty one says nothing."""
 PROFILE_VARIABLE = "ENVKIT_PROFILE"

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Mapping
 
-from envkit.config.model import FETCH, NETWORKS
+from envkit.config.model import FETCH, NETWORKS, QUEUES
 from envkit.errors import InvalidInput
 from envkit.model.ids import check_owner
 from envkit.model.record import Record
 
-MACHINE_KEYS = ("root", "cache_quota")
+MACHINE_KEYS = ("root", "cache_quota", "slots", "node_program")
 """What is one for the whole machine: a profile that moved the root would hide the open sessions."""
-PROFILE_KEYS = ("store", "endpoint", "region", "aws_profile", "owner", "net", "fetch")
+PROFILE_KEYS = ("store", "endpoint", "region", "aws_profile", "owner", "net", "fetch", "queue")
 DEFAULT_PROFILE = "default_profile"
 PROFILES = "profile"
 FILE_KEYS = (*MACHINE_KEYS, *PROFILE_KEYS, DEFAULT_PROFILE)
@@ -54,7 +54,11 @@ def _problem(key: str, value: str) -> tuple[str, str | None] | None:
         return f"must be one of {', '.join(NETWORKS)}", None
     if key == "fetch" and value not in FETCH:
         return f"must be one of {', '.join(FETCH)}", None
-    if key == "root" and not value.startswith("/"):
+    if key == "queue" and value not in QUEUES:
+        return f"must be one of {', '.join(QUEUES)}", None
+    if key == "slots" and value and not (value.isascii() and value.isdigit() and 0 < int(value[:6]) < 100_000):
+        return "must be a number above zero", None
+    if key in ("root", "node_program") and not value.startswith("/"):
         return "must be an absolute path", None
     if key == "cache_quota":
         return _quota_problem(value)

@@ -8,6 +8,7 @@ cache/index.sqlite          which chunks the store has (a hint)
 cache/repair/               objects that a repair is putting back into a store
 cache/records/STORE/        version records of a store in a bucket, by its identity
 cache/starts/               start packs that no store took, laid out as in a store
+queue/                      jobs of this machine, where there is no Slurm, and the key of what tasks leave in a store
 sessions/OWNER/NAME/        session.json, upper/, work/, lock, memory
 runs/ID/                    one running job: lock, upper/, work/, lxc.conf, lxc.log
 /run/envkit/ (0755)             gone after a reboot
@@ -68,6 +69,10 @@ class Paths(Record):
     @property
     def starts(self) -> str:
         return f"{self.root}/cache/starts"
+
+    @property
+    def queue(self) -> str:
+        return f"{self.root}/queue"
 
     @property
     def sessions(self) -> str:

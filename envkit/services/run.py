@@ -70,11 +70,16 @@ def run(context: Context, job: Job) -> Outcome:
     :raises EnvkitError: the command never ran; CommandNotFound and CommandNotExecutable where it could not.
     """
     require_root("running a job")
-    prepare(context.paths)
-    sweep(context.paths)
     wanted = context.ref(job.environment)
     expect_demand(context, wanted.env)
-    version = versions.resolve(context.store, wanted)
+    return run_version(context, job, versions.resolve(context.store, wanted))
+
+
+def run_version(context: Context, job: Job, version: Version) -> Outcome:
+    """Do what `run` does, in a version that is known."""
+    require_root("running a job")
+    prepare(context.paths)
+    sweep(context.paths)
     images = layer_images(
         context,
         version.layers,

@@ -5,6 +5,9 @@ packs/<2 hex>/<sha256>                frames of chunks
 trees/<2 hex>/<sha256>                trees
 envs/<owner>/<name>/<8 digits>.json   versions
 starts/<owner>/<name>/<16 hex>-<16 hex>-<8 digits>-<sha256>   start packs: stack, entry point, number, header
+jobs/<owner>/<token>/order.json       what was submitted; beside it `input-<sha256>` and what its tasks leave:
+jobs/<owner>/<token>/<8 digits>.<4 digits>.<part>  by task and attempt: `result`, `value`, `out.<6 digits>` ...
+tickets/<owner>/<queue>/<10 digits>.json                      which order a queue's job is
 probe/, clock/                        nothing that lasts: written to find something out, and removed
 leases/<32 hex>-<8 digits>            writers that are at work
 gc/<8 digits>.<part>                  collections, by their epoch
@@ -20,6 +23,8 @@ PACKS = "packs/"
 TREES = "trees/"
 ENVIRONMENTS = "envs/"
 STARTS = "starts/"
+JOBS = "jobs/"
+TICKETS = "tickets/"
 PROBES = "probe/"
 CLOCK = "clock/"
 PASSING = (PROBES, CLOCK)
@@ -30,6 +35,9 @@ _VERSION = re.compile(r"envs/([^/]+)/([^/]+)/([0-9]{8})\.json")
 # Compiled when first used: a run does not.
 _LEASE = r"leases/([0-9a-f]{32})-([0-9]{8})"
 _COLLECTION = r"gc/([0-9]{8})\.([a-z]{1,20})"
+_JOB = r"jobs/([A-Za-z0-9_][A-Za-z0-9._-]{0,63})/([0-9a-f]{32})/"
+_TASK = _JOB + r"([0-9]{8})\.([0-9]{4})\.([a-z]{1,10}(?:\.[0-9]{6})?)"
+_TICKET = r"tickets/([A-Za-z0-9_][A-Za-z0-9._-]{0,63})/([A-Za-z0-9][A-Za-z0-9._-]{0,79})/([0-9]{10})\.json"
 _START = r"starts/([^/]+)/([^/]+)/([0-9a-f]{16})-([0-9a-f]{16})-([0-9]{8})-([0-9a-f]{64})"
 
 
@@ -98,6 +106,54 @@ def start_of(key: str) -> tuple[EnvName, str, str, int, str] | None:
         return EnvName(owner=match[1], name=match[2]), match[3], match[4], int(match[5]), match[6]
     except InvalidInput:
         return None
+
+
+def order_prefix(owner: str, token: str) -> str:
+    """Return the prefix of an order and all that belongs to it."""
+    return f"{JOBS}{owner}/{token}/"
+
+
+def order_key(owner: str, token: str) -> str:
+    """Return the key of an order."""
+    return f"{order_prefix(owner, token)}order.json"
+
+
+def order_of(key: str) -> tuple[str, str] | None:
+    """Return the owner and the token of the order that a key belongs to, or None if it is no such key."""
+    match = re.match(_JOB, key)
+    return None if match is None else (match[1], match[2])
+
+
+def input_key(owner: str, token: str, digest: str) -> str:
+    """Return the key of the input of an order, by its digest."""
+    return f"{order_prefix(owner, token)}input-{digest}"
+
+
+def task_key(owner: str, token: str, index: int, attempt: int, part: str) -> str:
+    """Return the key of something that an attempt at a task leaves."""
+    return f"{order_prefix(owner, token)}{index:08}.{attempt:04}.{part}"
+
+
+def task_of(key: str) -> tuple[int, int, str] | None:
+    """Return the task, the attempt and the part that have this key, or None if it is no such key."""
+    match = re.fullmatch(_TASK, key)
+    return None if match is None else (int(match[3]), int(match[4]), match[5])
+
+
+def tickets_prefix(owner: str, queue: str) -> str:
+    """Return the prefix of the tickets of somebody's jobs in a queue."""
+    return f"{TICKETS}{owner}/{queue}/"
+
+
+def ticket_key(owner: str, queue: str, number: int) -> str:
+    """Return the key of the ticket of a job."""
+    return f"{tickets_prefix(owner, queue)}{number:010}.json"
+
+
+def ticket_of(key: str) -> tuple[str, str, int] | None:
+    """Return the owner, the queue and the job of the ticket that has this key, or None if it is no such key."""
+    match = re.fullmatch(_TICKET, key)
+    return None if match is None else (match[1], match[2], int(match[3]))
 
 
 def lease_key(identity: str, number: int) -> str:

@@ -21,6 +21,7 @@ LAYERS = {
     "image": {"drivers", "model", "errors"},
     "node": {"drivers", "model", "errors"},
     "cache": {"drivers", "model", "errors"},
+    "jobs": {"drivers", "model", "errors"},
 }
 LAYERS["ondemand"] = {*LAYERS}
 LAYERS["services"] = {*LAYERS}
@@ -32,7 +33,7 @@ HOMES = {
     "pyroute2": ("drivers/network.py", "drivers/routing.py"),
     "subprocess": ("drivers/process.py",),
     "ctypes": ("drivers",),
-    "sqlite3": ("store",),
+    "sqlite3": ("store", "jobs"),
     "obstore": ("store/bucket.py", "store/connect.py", "store/credentials.py"),
     "boto3": ("store/credentials.py",),
     "pyfastcdc": ("content",),

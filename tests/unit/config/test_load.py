@@ -45,6 +45,9 @@ def test_every_setting_can_come_from_a_file_and_from_a_variable(files):
         "net": "nat",
         "fetch": "offline",
         "cache_quota": "20G",
+        "queue": "local",
+        "slots": "3",
+        "node_program": "/opt/bin/envkit",
     }
     assert set(values) == set(VARIABLES.values())
     files.user.write_text("".join(f'{key} = "{value}"\n' for key, value in values.items()))

@@ -1,0 +1,1 @@
+"""Queues that run batch scripts: Slurm, and this machine by itself."""

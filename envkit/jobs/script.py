@@ -1,0 +1,74 @@
+"""Owns the batch script of an order: what a queue runs on a node, and how a task learns there which one it is."""
+
+import os
+import shlex
+from collections.abc import Mapping
+
+from envkit.errors import InvalidInput
+from envkit.model.record import Record
+
+INDEX = "ENVKIT_TASK_INDEX"
+ATTEMPT = "ENVKIT_TASK_ATTEMPT"
+NUMBER = "ENVKIT_JOB"
+QUEUE = "ENVKIT_QUEUE"
+_KEY_BYTES = 64
+_SCRIPT = """#!/bin/sh
+# Made by envkit: runs one task of the order below in its environment.
+command={program}
+test "$(id -u)" -eq 0 || command="sudo -n --preserve-env={passed} $command"
+exec $command {globals} task {owner} {token} {digest} <<'END'
+{key}
+END
+"""
+
+
+class Place(Record):
+    """Where a task is: job number and index in its queue, how often it was started before, and the queue's name."""
+
+    number: int
+    index: int
+    attempt: int
+    queue: str
+
+
+def batch_script(*, program: str, flags: str, owner: str, token: str, digest: str, key: str) -> str:
+    """Return the script of an order.
+
+    :param program: path of envkit on the nodes.
+    :param flags: global options for it, quoted for a shell.
+    :param digest: of the stored order; the task refuses another one.
+    :param key: secret of the submission, in hexadecimal: what a task leaves in the store is sealed with it.
+    """
+    if len(key) != _KEY_BYTES:
+        raise ValueError("a key has 32 bytes")
+    passed = ",".join((INDEX, ATTEMPT, NUMBER, QUEUE, *SLURM_VARIABLES))
+    return _SCRIPT.format(
+        program=shlex.quote(program), passed=passed, globals=flags, owner=owner, token=token, digest=digest, key=key
+    )
+
+
+SLURM_VARIABLES = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_CONF",
+    "SLURMD_NODENAME",
+)
+"""What a task needs of Slurm's variables, and what sudo(8) has to let through."""
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Return where this process is, from the variables that its queue has set.
+
+    :raises InvalidInput: it is in no job.
+    """
+    number = environment.get(NUMBER) or environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID")
+    index = environment.get(INDEX) or environment.get("SLURM_ARRAY_TASK_ID") or "0"
+    attempt = environment.get(ATTEMPT) or environment.get("SLURM_RESTART_COUNT") or "0"
+    cluster = environment.get("SLURM_CLUSTER_NAME") or "cluster"
+    queue = environment.get(QUEUE) or f"slurm-{cluster}"
+    if number is None or not all(text.isascii() and text.isdigit() for text in (number, index, attempt)):
+        raise InvalidInput("this is no task of a job", resolution="use envkit submit, or envkit run")
+    return Place(number=int(number), index=int(index), attempt=int(attempt), queue=queue)
