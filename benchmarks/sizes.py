@@ -121,11 +121,11 @@ def _store(directory: Path, scratch: Path, known: dict[bytes, Chunk], way: Way) 
         return {digest: known[digest] for digest in digests if digest in known}
 
     with scan_upper(str(directory), _SAME_IDS) as scan, PackWriter(put, known=find, level=way.level) as packs:
-        files = ((entry, scan.open(entry) if entry.size else ()) for entry in scan.entries)
-        segmented = list(chunk_files(files, packs.add, sizes=scaled(way.average)))
+        segmented = list(chunk_files(scan.entries, scan.open, packs.add, sizes=scaled(way.average)))
         packed = packs.finish()
     known.update((chunk.digest, chunk) for chunk in packed.chunks)
-    return Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks), packed.stored
+    renumber(segmented, packed.numbers)
+    return Tree(TREE_FORMAT, segmented, packed.chunks), packed.stored
 
 
 def _covering(tree: Tree, files: dict[bytes, Ranges]) -> set[int]:

@@ -7,12 +7,13 @@ the groups after the next one as they are. Compiled Python files are cut without
 nothing of all this; it may change without a new format.
 
 A file that is known not to have changed since it was last cut need not be read: a `Memo` says where its bytes were.
-What comes out is the same with a memo or without, but for the chunks of heads.
+Of a large file that has changed, what is still in its place need not be cut (`former`). What comes out is the same with
+a memo or without, but for the chunks of heads.
 """
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -31,6 +32,13 @@ Put = Callable[[bytes | memoryview], int]
 """Takes a chunk; returns what segments name it by."""
 
 
+class Read(Protocol):
+    """Gives the content of a file, from a byte on; asked for the beginning it is called with the entry alone."""
+
+    def __call__(self, entry: Entry, start: int = 0, /) -> Content:
+        """Return the data at `start` and behind it."""
+
+
 class Memo(Protocol):
     """What is known of files that were cut before, with the same `Sizes`."""
 
@@ -43,12 +51,19 @@ class Memo(Protocol):
     def reuse(self, chunk: int) -> int:
         """Take a chunk that recalled segments name instead of its bytes; returns what `put` would have."""
 
+    def kept(self, entry: Entry) -> Mapping[int, Segment]:
+        """Return what a large file, which has to be read, has in common with what it was, see `former.find_kept`."""
+
 
 class _Forgetful:
     """Knows nothing of any file."""
 
     def recall(self, entry: Entry) -> None:
         del entry
+
+    def kept(self, entry: Entry) -> Mapping[int, Segment]:
+        del entry
+        return {}
 
     def size(self, chunk: int) -> int:
         raise AssertionError(chunk)
@@ -78,57 +93,68 @@ DEFAULT_SIZES = Sizes()
 
 
 def chunk_files(
-    files: Iterable[tuple[Entry, Content]], put: Put, *, sizes: Sizes = DEFAULT_SIZES, memo: Memo | None = None
+    entries: Iterable[Entry], read: Read, put: Put, *, sizes: Sizes = DEFAULT_SIZES, memo: Memo | None = None
 ) -> Iterator[Entry]:
     """Cut the contents of files, hand each chunk to `put`, and yield the entries with their segments, in order.
 
-    `files` are all entries of a layer in canonical order; what is no file has no content. Each content is read at most
-    once, when its turn comes. Segments name chunks by what `put` returned. Holds a few chunks, never a large file.
+    `entries` are all of a layer in canonical order. Each content is read at most once but for seams of kept chunks,
+    when its turn comes. Segments name chunks by what `put` returned. Holds a few chunks, never a large file.
 
     :raises ContentChanged: a content is out of order or reaches beyond its entry's size.
     """
     heads = Heads(put, most=sizes.most)
-    for entry in _chunk_bodies(files, heads, put, sizes, memo or _Forgetful()):
+    for entry in _chunk_bodies(entries, read, heads, put, sizes, memo or _Forgetful()):
         yield from heads.attach(entry)
     yield from heads.flush()
 
 
 def _chunk_bodies(
-    files: Iterable[tuple[Entry, Content]], heads: Heads, put: Put, sizes: Sizes, memo: Memo
+    entries: Iterable[Entry], read: Read, heads: Heads, put: Put, sizes: Sizes, memo: Memo
 ) -> Iterator[Entry]:
     """Cut the contents without the heads of some, and yield the entries with the segments of these, in order."""
-    group = _Group(put, memo, sizes)
-    for entry, content in files:
-        pieces = heads.cut(entry, _checked(entry, content))
-        recalled = memo.recall(entry) if entry.size else None
+
+    def body_of(entry: Entry) -> Iterator[tuple[int, bytes]]:
+        return heads.cut(entry, _checked(entry, read(entry)))
+
+    group = _Group(put, body_of, memo, sizes)
+    for entry in entries:
+        if not entry.size:
+            yield from group.pass_by(entry)
+            continue
+        recalled = memo.recall(entry)
         if recalled is not None:
             body = heads.recall(entry, recalled, memo.reuse)
-            length = sum([segment.length for segment in body])
+            length = body[0].length if len(body) == 1 else sum([segment.length for segment in body])
             if length < sizes.small:
-                yield from group.add(_Waiting(entry, length, recalled=body, unread=pieces))
+                yield from group.add(_Waiting(entry, length, recalled=body))
             else:
-                segments = tuple(Segment(s.start, s.length, memo.reuse(s.chunk), s.offset) for s in body)
+                segments = tuple([Segment(s.start, s.length, memo.reuse(s.chunk), s.offset) for s in body])
                 yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
             continue
+        pieces = body_of(entry)
         begin = _begin(pieces, sizes.small)
         length = sum(len(data) for _, data in begin)
         if length < sizes.small:
             yield from group.add(_Waiting(entry, length, data=begin))
+            continue
+        kept = {} if heads.has_one(entry) else memo.kept(entry)
+        if kept:
+            segments = _cut_between(entry, kept, read, put, memo, sizes)
         else:
             segments = _cut_large(chain(begin, pieces), put, sizes)
-            yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
+        yield from group.pass_by(msgspec.structs.replace(entry, segments=segments))
     yield from group.flush()
 
 
-def renumber(entries: Iterable[Entry], numbers: Sequence[int]) -> Iterator[Entry]:
-    """Yield entries whose segments name chunk `numbers[n]` where they named `n`."""
-    same = all(number == place for place, number in enumerate(numbers))
-    for entry in entries:
-        if entry.segments and not same:
+def renumber(entries: list[Entry], numbers: Sequence[int]) -> None:
+    """Have the segments of all entries name chunk `numbers[n]` where they named `n`; the list itself is changed."""
+    same = next((place for place, number in enumerate(numbers) if number != place), None)
+    if same is None:
+        return
+    for place, entry in enumerate(entries):
+        if not all([segment.chunk < same for segment in entry.segments]):
             moved = [Segment(s.start, s.length, numbers[s.chunk], s.offset) for s in entry.segments]
-            yield msgspec.structs.replace(entry, segments=tuple(moved))
-        else:
-            yield entry
+            entries[place] = msgspec.structs.replace(entry, segments=tuple(moved))
 
 
 class _Extents:
@@ -155,7 +181,7 @@ class _Extents:
             length -= taken
 
 
-@dataclass
+@dataclass(slots=True)
 class _Waiting:
     """An entry with `length` bytes of data that waits for the chunk of its group; `data` is None until it is read."""
 
@@ -163,35 +189,30 @@ class _Waiting:
     length: int
     data: Sequence[tuple[int, bytes]] | None = None
     recalled: tuple[Segment, ...] = ()
-    unread: Iterable[tuple[int, bytes]] = ()
-
-    def read(self) -> Sequence[tuple[int, bytes]]:
-        """Return the data, read now if it was not yet."""
-        if self.data is None:
-            self.data = list(self.unread)
-            if sum(len(data) for _, data in self.data) != self.length:
-                raise ContentChanged(self.entry.path)
-        return self.data
 
 
 class _Group:
     """Small files that will share the next chunk, and all entries that wait for it to keep their order."""
 
-    def __init__(self, put: Put, memo: Memo, sizes: Sizes) -> None:
+    def __init__(self, put: Put, read: Callable[[Entry], Content], memo: Memo, sizes: Sizes) -> None:
         self._put = put
+        self._read = read
         self._memo = memo
         self._sizes = sizes
         self._size = 0
         self._waiting: list[_Waiting] = []
 
-    def pass_by(self, entry: Entry) -> list[Entry]:
+    def pass_by(self, entry: Entry) -> Sequence[Entry]:
         """Take an entry that needs no place in the chunk; return the entries that are ready.
 
         A large file does not end the group: a neighbour that grows large must not move small files between chunks.
         """
-        return self.add(_Waiting(entry, 0, data=()))
+        if not self._size:
+            return (entry,)
+        self._waiting.append(_Waiting(entry, 0, data=()))
+        return ()
 
-    def add(self, file: _Waiting) -> list[Entry]:
+    def add(self, file: _Waiting) -> Sequence[Entry]:
         """Take a small file; return the entries that are ready."""
         ready = self.flush() if self._size + file.length > self._sizes.most else []
         if not file.length and not self._size:
@@ -207,11 +228,7 @@ class _Group:
         if not self._size:
             return []
         before = self._chunk_before()
-        if before is not None:
-            place = self._memo.reuse(before)
-            ready = [_moved(file, place) for file in self._waiting]
-        else:
-            ready = self._stored()
+        ready = self._stored() if before is None else self._kept(self._memo.reuse(before))
         self._size, self._waiting = 0, []
         return ready
 
@@ -227,14 +244,26 @@ class _Group:
                 chunk, end = segment.chunk, end + segment.length
         return chunk if chunk is not None and end == self._memo.size(chunk) else None
 
+    def _kept(self, chunk: int) -> list[Entry]:
+        """Return the entries with their recalled segments in a chunk of another number."""
+        replace = msgspec.structs.replace
+        ready = []
+        for file in self._waiting:
+            if file.length:
+                moved = [Segment(s.start, s.length, chunk, s.offset) for s in file.recalled]
+                ready.append(replace(file.entry, segments=tuple(moved)))
+            else:
+                ready.append(file.entry)
+        return ready
+
     def _stored(self) -> list[Entry]:
-        chunk = self._put(b"".join(data for file in self._waiting for _, data in file.read()))
+        chunk = self._put(b"".join([data for file in self._waiting for _, data in self._data(file)]))
         offset = 0
         ready = []
         for file in self._waiting:
             if file.length:
                 extents = _Extents()
-                for start, data in file.read():
+                for start, data in self._data(file):
                     extents.add(start, len(data))
                 segments = tuple(extents.take(file.length, chunk, offset))
                 ready.append(msgspec.structs.replace(file.entry, segments=segments))
@@ -243,13 +272,13 @@ class _Group:
                 ready.append(file.entry)
         return ready
 
-
-def _moved(file: _Waiting, chunk: int) -> Entry:
-    """Return an entry with its recalled segments in a chunk of another number."""
-    if not file.length:
-        return file.entry
-    segments = [Segment(s.start, s.length, chunk, s.offset) for s in file.recalled]
-    return msgspec.structs.replace(file.entry, segments=tuple(segments))
+    def _data(self, file: _Waiting) -> Sequence[tuple[int, bytes]]:
+        """Return the data of a file, read now if it was not yet."""
+        if file.data is None:
+            file.data = list(self._read(file.entry))
+            if sum(len(data) for _, data in file.data) != file.length:
+                raise ContentChanged(file.entry.path)
+        return file.data
 
 
 def _draw(path: bytes) -> int:
@@ -280,16 +309,42 @@ def _begin(pieces: Iterator[tuple[int, bytes]], small: int) -> list[tuple[int, b
 
 def _cut_large(pieces: Iterable[tuple[int, bytes]], put: Put, sizes: Sizes) -> tuple[Segment, ...]:
     extents = _Extents()
-
-    def data_of() -> Iterator[bytes]:
-        for start, data in pieces:
-            extents.add(start, len(data))
-            yield data
-
     segments: list[Segment] = []
-    for plain in cut(data_of(), sizes):
+    for plain in cut(_data_of(pieces, extents), sizes):
         segments.extend(extents.take(len(plain), put(plain)))
     return tuple(segments)
+
+
+def _cut_between(
+    entry: Entry, kept: Mapping[int, Segment], read: Read, put: Put, memo: Memo, sizes: Sizes
+) -> tuple[Segment, ...]:
+    """Cut only what lies between kept chunks, each of which begins where the cut before it is."""
+    segments: list[Segment] = []
+    position = 0
+    while position < entry.size:
+        same = kept.get(position)
+        if same is not None:
+            segments.append(Segment(position, same.length, memo.reuse(same.chunk), 0))
+            position += same.length
+            continue
+        extents = _Extents()
+        for plain in cut(_data_of(_checked(entry, read(entry, position)), extents), sizes):
+            segments.extend(extents.take(len(plain), put(plain)))
+            position = segments[-1].start + segments[-1].length
+            if position in kept:
+                break
+        else:
+            return tuple(segments)
+    # Nothing was read to its end, which is what finds out whether somebody writes to the file.
+    deque(read(entry, entry.size), maxlen=0)
+    return tuple(segments)
+
+
+def _data_of(pieces: Iterable[tuple[int, bytes]], extents: _Extents) -> Iterator[bytes]:
+    """Yield the data, after noting where it is from."""
+    for start, data in pieces:
+        extents.add(start, len(data))
+        yield data
 
 
 def cut(stream: Iterator[bytes], sizes: Sizes = DEFAULT_SIZES) -> Iterator[memoryview]:

@@ -33,9 +33,14 @@ class Heads:
         self._chunk = b""
         self._waiting: list[tuple[Entry, int | None]] = []
 
+    @staticmethod
+    def has_one(entry: Entry) -> bool:
+        """Tell whether a file may have a head."""
+        return entry.path.endswith(_SUFFIX)
+
     def cut(self, entry: Entry, content: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         """Return a content without its head, which is noted when the content is read."""
-        return self._without(entry.path, content) if entry.path.endswith(_SUFFIX) else content
+        return self._without(entry.path, content) if self.has_one(entry) else content
 
     def _without(self, path: bytes, content: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         for start, data in content:

@@ -27,7 +27,7 @@ PACK_TARGET = 24 << 20
 _UPLOADS = 2
 _PATIENCE = 3.0  # seconds for uploads under way when the work is interrupted
 _BATCH = 1 << 20  # bytes of chunks that go through a thread together: handing over costs as much as hashing 100 kB
-_AHEAD = 4  # batches a thread may be ahead, in hashing and in compression
+_AHEAD = 2  # batches a thread may be ahead, in hashing and in compression
 
 # Skippable frames begin with one of sixteen magic numbers and the length of what follows.
 _HEADER = struct.Struct("<IIQ")
@@ -58,7 +58,7 @@ class Packed:
     reused: dict[str, int]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _New:
     """A chunk of this writer on its way: `pack` counts this writer's packs."""
 
@@ -78,7 +78,7 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Takes chunks one by one. Memory is bounded: about 120 MB.
+    """Takes chunks one by one. Memory is bounded: about 110 MB.
 
     A context manager that ends its threads: who leaves it without an error has everything stored.
     """
@@ -148,8 +148,11 @@ class PackWriter:
     def reuse(self, chunk: Chunk) -> int:
         """Take a chunk that the store has; return its place in the order. It has to be looked for as `Packed` says."""
         self._hand_over()
-        self._hashing.append(chunk)
-        self._advance(self._threads * _AHEAD)
+        if self._hashing:
+            self._hashing.append(chunk)
+            self._advance(self._threads * _AHEAD)
+        else:
+            self._register_stored(chunk)
         self._added += 1
         return self._added - 1
 
@@ -160,13 +163,14 @@ class PackWriter:
         self._seal()
         packs = [pack.result() for pack in self._packs]
         chunks = [row if isinstance(row, Chunk) else _placed(row, packs) for row in self._rows]
-        reused: dict[str, int] = {}
+        reused: dict[bytes, int] = {}
         for row in self._rows:
             if isinstance(row, Chunk):
-                pack = row.pack.hex()
-                reused[pack] = max(reused.get(pack, 0), row.offset + row.stored)
+                reused[row.pack] = max(reused.get(row.pack, 0), row.offset + row.stored)
         new = [chunk for chunk, row in zip(chunks, self._rows, strict=True) if chunk is not row]
-        return Packed(chunks=chunks, numbers=self._numbers, new=new, stored=self._stored, reused=reused)
+        self._rows, self._places = [], {}  # as large as all that comes of them
+        needed = {pack.hex(): size for pack, size in reused.items()}
+        return Packed(chunks=chunks, numbers=self._numbers, new=new, stored=self._stored, reused=needed)
 
     def _hand_over(self) -> None:
         """Have the chunks hashed that were added since the last time."""

@@ -50,6 +50,7 @@ _SYS_MOUNT_SETATTR = 442
 TMPFS_MAGIC = 0x01021994
 
 _PR_SET_PDEATHSIG = 1
+_PR_GET_PDEATHSIG = 2
 
 
 def _check(result: int, what: str) -> int:
@@ -127,3 +128,10 @@ def filesystem_type(path: str) -> int:
 def die_with_parent(signal_number: int) -> None:
     """prctl(PR_SET_PDEATHSIG): have the kernel send a signal when the parent ends."""
     _check(_libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal_number)), "prctl")
+
+
+def death_signal() -> int:
+    """prctl(PR_GET_PDEATHSIG): the signal that the kernel sends when the parent ends, 0 for none."""
+    number = ctypes.c_int(0)
+    _check(_libc.prctl(ctypes.c_int(_PR_GET_PDEATHSIG), ctypes.byref(number)), "prctl")
+    return number.value

@@ -29,11 +29,12 @@ def identity(status: os.stat_result) -> Identity:
     return Identity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def read_extents(root: int, path: bytes, expected: Identity) -> Iterator[tuple[int, bytes]]:
+def read_extents(root: int, path: bytes, expected: Identity, begin: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield (start, bytes) of a file's data, in order, at most `BLOCK` bytes each; what is between them is holes.
 
     :param root: descriptor of the scanned directory.
     :param path: from there.
+    :param begin: the byte to begin at.
     :raises ChangedMeanwhile: the file is not what was scanned, or was written to while it was read.
     :raises MountInside: something was mounted over it.
     :raises ScanFailed: the file system gave an error.
@@ -41,7 +42,7 @@ def read_extents(root: int, path: bytes, expected: Identity) -> Iterator[tuple[i
     fd = open_file(root, path)
     try:
         _compare(fd, path, expected)
-        yield from _extents(fd, path, expected.size)
+        yield from _extents(fd, path, begin, expected.size)
         _compare(fd, path, expected)
     except OSError as error:
         raise read_error(path, error) from error
@@ -55,8 +56,7 @@ def _compare(fd: int, path: bytes, expected: Identity) -> None:
         raise ChangedMeanwhile(display_path(path))
 
 
-def _extents(fd: int, path: bytes, size: int) -> Iterator[tuple[int, bytes]]:
-    position = 0
+def _extents(fd: int, path: bytes, position: int, size: int) -> Iterator[tuple[int, bytes]]:
     while position < size:
         try:
             position = os.lseek(fd, position, os.SEEK_DATA)

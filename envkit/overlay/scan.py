@@ -73,13 +73,15 @@ class Scan:
             os.close(self._root)
             self._root = -1
 
-    def open(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        """Yield (start, bytes) of a file's data, at most 4 MiB each; what lies between is holes. Thread-safe.
+    def open(self, entry: Entry, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (start, bytes) of a file's data from a byte on, at most 4 MiB each; what lies between is holes.
+
+        Thread-safe.
 
         :raises ChangedMeanwhile: the file is not what was scanned, or is written to.
         :raises ScanFailed: the file system gave an error.
         """
-        return read_extents(self._root, entry.path, self.files[entry.path])
+        return read_extents(self._root, entry.path, self.files[entry.path], start)
 
     def stamp(self, path: bytes, size: int | None = None) -> tuple[int, int] | None:
         """Return a file's inode and ctime in nanoseconds; None if there is none at the path, or none of that size."""

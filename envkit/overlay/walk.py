@@ -7,6 +7,7 @@ meanwhile is found out: the opened inode is compared with the listed one.
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ _RESOLVE = RESOLVE_NO_XDEV | libc.RESOLVE_NO_MAGICLINKS | libc.RESOLVE_NO_SYMLIN
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
 # Opening a FIFO that nobody writes to would block for ever.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NOATIME | os.O_NONBLOCK | os.O_NOCTTY
+
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 Child = tuple[bytes, os.stat_result]
 
@@ -146,13 +149,14 @@ def walk(root: int, *, at_mount: Callable[[bytes], None], live: bool = False) ->
 
 
 def _list(path: bytes, fd: int, *, live: bool) -> list[Child]:
-    encode = os.fsencode
     children = []
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
                 try:
-                    children.append((encode(entry.name), entry.stat(follow_symlinks=False)))
+                    # This is `os.fsencode`, which costs another call for each.
+                    name = entry.name.encode(_ENCODING, _ERRORS)
+                    children.append((name, entry.stat(follow_symlinks=False)))
                 except FileNotFoundError:
                     if not live:
                         raise

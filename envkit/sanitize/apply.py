@@ -8,6 +8,9 @@ import msgspec
 from envkit.model.tree import Entry, Kind
 from envkit.sanitize.plan import Outcome, Plan
 
+# `Kind.HARDLINK` is a slow look-up in Python 3.11.
+_HARDLINK = Kind.HARDLINK
+
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
@@ -24,20 +27,24 @@ def apply_plan(entries: Sequence[Entry], plan: Plan) -> Cleaned:
     group of hard links away, the first of the names that are left becomes the file: on disk it has the same content.
     """
     outcomes = {action.path: action.outcome for action in plan.actions}
-    firsts = {entry.target for entry in entries if entry.kind is Kind.HARDLINK}
+    firsts = {entry.target for entry in entries if entry.kind is _HARDLINK}
     files = {entry.path: entry for entry in entries if entry.path in firsts}
     successors: dict[bytes, bytes] = {}
     cleaned = Cleaned([], {})
     for entry in entries:
         outcome = outcomes.get(entry.path)
-        file = files[entry.target] if entry.kind is Kind.HARDLINK else entry
+        linked = entry.kind is _HARDLINK
+        if outcome is None and not linked:
+            cleaned.entries.append(entry)
+            continue
+        file = files[entry.target] if linked else entry
         if outcome in (Outcome.EMPTY, Outcome.EDIT):
             content = plan.edits.get(entry.path, b"")
             cleaned.contents[entry.path] = content
             cleaned.entries.append(msgspec.structs.replace(file, path=entry.path, size=len(content), segments=()))
         elif outcome is Outcome.WHITEOUT:
             cleaned.entries.append(Entry(entry.path, Kind.WHITEOUT))
-        elif outcome is None and entry.kind is Kind.HARDLINK and entry.target in outcomes:
+        elif outcome is None and entry.target in outcomes:
             successor = successors.setdefault(entry.target, entry.path)
             if successor == entry.path:
                 cleaned.entries.append(msgspec.structs.replace(file, path=entry.path))

@@ -17,6 +17,9 @@ from envkit.sanitize.rule import Rule, Verb
 from envkit.sanitize.rules import RULES
 from envkit.sanitize.verdict import Judge, Verdict
 
+# `Kind.DIRECTORY` is a slow look-up in Python 3.11.
+_DIRECTORY, _HARDLINK, _WHITEOUT = Kind.DIRECTORY, Kind.HARDLINK, Kind.WHITEOUT
+
 MAX_EDIT = 1 << 20
 """Larger files are not edited but removed: no real configuration has that size, and an edit holds it in memory."""
 
@@ -110,7 +113,7 @@ class _Planner:
             place, _, name = path.rpartition(b"/")
             if place != parent_path:
                 parent, parent_path = self.directories[place], place
-            if kind is Kind.DIRECTORY:
+            if kind is _DIRECTORY:
                 state = matcher.step(parent.state, name) if path else parent.state
                 state = matcher.at_home(state) if path in homes else state
                 verdict = judge.verdict(state)
@@ -125,11 +128,11 @@ class _Planner:
                 continue
             if self._drops(parent.verdict.row):
                 self.perhaps_empty.append(path)
-            if kind is Kind.HARDLINK:
+            if kind is _HARDLINK:
                 self.links.setdefault(entry.target, []).append(path)
             state = matcher.leaf(parent.state, name)
             # What the user deleted stays deleted: a whiteout is never touched.
-            if not state.tags or kind is Kind.WHITEOUT:
+            if not state.tags or kind is _WHITEOUT:
                 continue
             verdict = judge.verdict(state)
             if verdict.reason is not None:

@@ -49,10 +49,10 @@ class Cleaned:
         own = [entry for entry in self.entries if entry.path not in self.contents]
         return len(_without_untouched(own, self.lower)) > 1
 
-    def open(self, scan: Scan, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        """Yield (start, bytes) of the data that is stored for a file."""
+    def open(self, scan: Scan, entry: Entry, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (start, bytes) of the data that is stored for a file, from a byte on."""
         replaced = self.contents.get(entry.path)
-        return iter([(0, replaced)]) if replaced is not None else scan.open(entry)
+        return iter([(start, replaced[start:])]) if replaced is not None else scan.open(entry, start)
 
 
 def clean(context: Context, session: Session, scan: Scan, waivers: Sequence[Allow]) -> Cleaned:
@@ -86,8 +86,9 @@ def fingerprint(scan: Scan, cleaned: Cleaned) -> str:
     """
     digest = hashlib.sha256()
     encode, update = msgspec.msgpack.Encoder().encode, digest.update
+    stamp = scan.files.get
     for entry in cleaned.entries:
-        file = scan.files.get(entry.path)
+        file = stamp(entry.path)
         update(encode((_timeless(entry), None if file is None else (file.inode, file.ctime_ns))))
     for path in sorted(cleaned.contents):
         digest.update(cleaned.contents[path])

@@ -59,10 +59,14 @@ class Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Unchanged:
-    """Files that are what they were at the last save, by path: their segments, in the chunk table of then."""
+    """Files that are what they were at the last save, by path: their segments, in the chunk table of then.
+
+    `former` are the segments of large files that may have changed since.
+    """
 
     chunks: Sequence[Chunk] = ()
     files: Mapping[bytes, tuple[Segment, ...]] = field(default_factory=dict)
+    former: Mapping[bytes, tuple[Segment, ...]] = field(default_factory=dict)
 
 
 NOTHING = Unchanged()
@@ -81,7 +85,7 @@ def read_notes(context: Context, session: Session) -> Notes:
 def recall(
     context: Context, session: Session, scan: Scan, *, replaced: Collection[bytes], notes: Notes | None = None
 ) -> Unchanged:
-    """Return which scanned files need not be read; `replaced` are the paths of those that are stored otherwise."""
+    """Return which scanned files need not be read, and what others were; `replaced` are stored otherwise, by path."""
     notes = notes or read_notes(context, session)
     if notes.sizes != astuple(DEFAULT_SIZES):
         return NOTHING
@@ -89,16 +93,22 @@ def recall(
         tree = load_tree(context, notes.tree, known=True)
         before = [entry for entry in tree.entries if entry.kind is _FILE]
         files: dict[bytes, tuple[Segment, ...]] = {}
+        former: dict[bytes, tuple[Segment, ...]] = {}
+        scanned = scan.files.get
         for entry, stamp in zip(before, notes.stamps, strict=True):
-            found = scan.files.get(entry.path)
-            if found is None or stamp != (found.inode, found.ctime_ns) or found.size != entry.size:
+            path = entry.path
+            found = scanned(path)
+            if found is None or path in replaced:
                 continue
-            if stamp != _AGAIN and entry.path not in replaced:
-                files[entry.path] = entry.segments
+            inode, size, _, ctime_ns = found
+            if stamp == (inode, ctime_ns) and size == entry.size and stamp != _AGAIN:
+                files[path] = entry.segments
+            elif entry.size >= DEFAULT_SIZES.small:
+                former[path] = entry.segments
     except (EnvkitError, ValueError) as error:
         logger.info("reading all files of %s: %s", session.env, error)
         return NOTHING
-    return Unchanged(tree.chunks, files)
+    return Unchanged(tree.chunks, files, former)
 
 
 def remember(
@@ -121,8 +131,9 @@ def remember(
         return
     settled = scan.began_ns - _TICK_NS
     stamps = []
+    scanned_file = scan.files.get
     for name in paths:
-        file = None if name in replaced else scan.files.get(name)
+        file = None if name in replaced else scanned_file(name)
         stamps.append((file.inode, file.ctime_ns) if file is not None and file.ctime_ns < settled else _AGAIN)
     plain = {inode: ctime for inode, ctime in scan.plain.items() if ctime < settled}
     if any(file.ctime_ns >= settled for file in scan.files.values()):

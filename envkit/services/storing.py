@@ -5,10 +5,11 @@ objects that nobody needs.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from envkit.content import treefile
-from envkit.content.chunker import chunk_files, renumber
+from envkit.content.chunker import DEFAULT_SIZES, Content, Read, chunk_files, renumber
+from envkit.content.former import find_kept
 from envkit.content.pack import PackWriter
 from envkit.drivers.allocator import keep_freed_memory
 from envkit.drivers.crash import crash_point
@@ -30,18 +31,18 @@ from envkit.store.open import read_format
 
 logger = logging.getLogger(__name__)
 
-Content = Iterable[tuple[int, bytes]]
-OpenContent = Callable[[Entry], Content]
+# `Kind.FILE` is a slow look-up in Python 3.11.
+_FILE = Kind.FILE
 
 
 def store_layer(
-    context: Context, writer: Writer, entries: Sequence[Entry], read: OpenContent, *, unchanged: Unchanged = NOTHING
+    context: Context, writer: Writer, entries: Sequence[Entry], read: Read, *, unchanged: Unchanged = NOTHING
 ) -> LayerRef:
     """Store a layer; on return it is durable, and everything that it refers to is known to be there.
 
     :param entries: in canonical order, files without segments.
     :param read: gives a file's data as (start, bytes), without its holes; asked a second time where notes on what the
-        store has turn out to be wrong.
+        store has turn out to be wrong, and from other places on, from any thread, for what `unchanged` has as former.
     :param unchanged: files that need not be read.
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
@@ -62,11 +63,11 @@ def _store(
     writer: Writer,
     index: ChunkIndex,
     entries: Sequence[Entry],
-    read: OpenContent,
+    read: Read,
     unchanged: Unchanged,
 ) -> LayerRef:
     store = writer.store
-    total = sum(entry.size for entry in entries if entry.kind is Kind.FILE and entry.path not in unchanged.files)
+    total = sum(entry.size for entry in entries if entry.kind is _FILE and entry.path not in unchanged.files)
     sent = Sent()
     with (
         remains(sent.told),
@@ -74,10 +75,11 @@ def _store(
         context.progress.step("storing", unit="bytes") as upload,
         PackWriter(_putter(store, sent, upload), known=_finder(writer, index), epoch=writer.epoch) as packs,
     ):
-        files = ((entry, _counted(read(entry), step.advance) if entry.size else ()) for entry in entries)
-        segmented = list(chunk_files(files, packs.add, memo=_Memo(unchanged, writer, packs)))
+        memo = _Memo(unchanged, writer, packs, read, step)
+        segmented = list(chunk_files(entries, _counted(read, step.advance), packs.add, memo=memo))
         packed = packs.finish()
-        tree = Tree(TREE_FORMAT, list(renumber(segmented, packed.numbers)), packed.chunks, writer.epoch)
+        renumber(segmented, packed.numbers)
+        tree = Tree(TREE_FORMAT, segmented, packed.chunks, writer.epoch)
         encoded = treefile.encode(tree)  # while the last packs are written
     crash_point("store:packs")
     layer = _store_tree(context, writer, index, tree, encoded, packed.new, packed.reused)
@@ -137,14 +139,20 @@ def learn_new_trees(context: Context, store: Store, index: ChunkIndex) -> None:
 
 
 class _Memo:
-    """A `content.chunker.Memo` of files that are in the store."""
+    """A `content.chunker.Memo` of files that are in the store; `step` is told of what need not be read again."""
 
-    def __init__(self, unchanged: Unchanged, writer: Writer, packs: PackWriter) -> None:
+    def __init__(self, unchanged: Unchanged, writer: Writer, packs: PackWriter, read: Read, step: Step) -> None:
         self._files = unchanged.files
+        self._former = unchanged.former
         self._chunks = unchanged.chunks
-        self._usable = [writer.may_reuse(chunk) for chunk in unchanged.chunks]
+        packed = {chunk.pack: chunk for chunk in unchanged.chunks}
+        usable = {pack for pack, chunk in packed.items() if writer.may_reuse(chunk)}
+        self._usable = [chunk.pack in usable for chunk in unchanged.chunks]
         self._all_usable = all(self._usable)
         self._packs = packs
+        self._places: list[int | None] = [None] * len(unchanged.chunks)
+        self._read = read
+        self._step = step
 
     def recall(self, entry: Entry) -> tuple[Segment, ...] | None:
         """Return where a file's bytes are, unless that is about to be collected."""
@@ -159,7 +167,17 @@ class _Memo:
 
     def reuse(self, chunk: int) -> int:
         """Refer to a chunk again; returns its place in the order of the writer of packs."""
-        return self._packs.reuse(self._chunks[chunk])
+        place = self._places[chunk]
+        if place is None:
+            place = self._places[chunk] = self._packs.reuse(self._chunks[chunk])
+        return place
+
+    def kept(self, entry: Entry) -> Mapping[int, Segment]:
+        """Return what a file has in common with what it was, but for what is about to be collected."""
+        former = [segment for segment in self._former.get(entry.path, ()) if self._usable[segment.chunk]]
+        kept = find_kept(entry, former, self._chunks, self._read, most=DEFAULT_SIZES.most) if former else {}
+        self._step.advance(sum(segment.length for segment in kept.values()))
+        return kept
 
 
 class Sent:
@@ -197,7 +215,10 @@ def _finder(writer: Writer, index: ChunkIndex) -> Callable[[Iterable[bytes]], di
     return find
 
 
-def _counted(content: Content, advance: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
-    for start, data in content:
-        yield start, data
-        advance(len(data))
+def _counted(read: Read, advance: Callable[[int], None]) -> Read:
+    def counted(entry: Entry, start: int = 0) -> Content:
+        for place, data in read(entry, start) if start else read(entry):
+            yield place, data
+            advance(len(data))
+
+    return counted

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Self, TypeVar
 
@@ -65,15 +65,14 @@ class ChunkIndex:
             os.close(self._lock)
             self._lock = None
 
-    def learn(self, tree: str, chunks: Iterable[Chunk]) -> None:
+    def learn(self, tree: str, chunks: Collection[Chunk]) -> None:
         """Remember the chunks of a tree that is in the store; `tree` is its digest in hexadecimal."""
-        rows = [(chunk.digest, self._row(chunk)) for chunk in chunks]
 
         def insert(db: sqlite3.Connection) -> None:
             with db:
                 db.execute("BEGIN IMMEDIATE")
-                placed = ((self._store, *row) for row in rows)
-                db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", placed)
+                rows = ((self._store, chunk.digest, self._row(chunk)) for chunk in chunks)
+                db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", rows)
                 db.execute("INSERT OR IGNORE INTO trees VALUES (?, ?)", (self._store, bytes.fromhex(tree)))
 
         self._attempt(insert, None)

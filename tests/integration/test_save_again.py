@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import random
 import shutil
+import threading
 import time
 
 import pytest
@@ -16,7 +18,9 @@ from envkit.overlay.scan import scan_directory
 from envkit.sanitize import Allow
 from envkit.services import memory
 from envkit.services.cleaning import scanned_as
+from envkit.services.contents import read_file
 from envkit.services.context import Context
+from envkit.services.fill import load_tree
 from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
 
@@ -172,6 +176,35 @@ def test_files_that_did_not_change_are_recalled_and_others_are_not(tmp_path):
     assert [segment.length for segment in found.files[b"c"]] == [100]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
+    root, place = tmp_path / "root", tmp_path / "envkit"
+    root.mkdir()
+    (root / "large").write_bytes(random.Random(1).randbytes(20 << 20))
+    context, session = _opened(place)
+    tree = _stored(context, root)
+    with scan_directory(str(root)) as scan:
+        memory.remember(context, session, scan, tree, [b"large"], replaced=[])
+    with open(root / "large", "r+b") as file:
+        file.seek(9 << 20)
+        file.write(b"changed")
+    read = []
+    with scan_directory(str(root)) as scan, writing(context) as writer:
+
+        def opened(entry, start=0):
+            for begin, data in scan.open(entry, start):
+                if threading.current_thread() is threading.main_thread():
+                    read.append(len(data))
+                yield begin, data
+
+        unchanged = memory.recall(context, session, scan, replaced=[]) if known else memory.NOTHING
+        layer = store_layer(context, writer, scan.entries, opened, unchanged=unchanged)
+    assert (sum(read) < 12 << 20) is known, "cutting read more than the beginning and what surrounds the change"
+    assert layer.tree == _stored(context, root)
+    with open(root / "large", "rb") as file:
+        assert _content(context, layer.tree, b"large") == file.read()
+
+
 def test_files_written_within_a_tick_of_the_clock_are_read_again(tmp_path):
     root, place = tmp_path / "root", tmp_path / "envkit"
     root.mkdir()
@@ -233,6 +266,12 @@ def test_a_scan_is_the_same_until_something_changes_that_a_save_depends_on(tmp_p
         digests.append(seen())
     digests.remove(digests[8])  # nothing is left of the symlink
     assert len(set(digests)) == len(digests)
+
+
+def _content(context, digest, path):
+    tree = load_tree(context, digest)
+    (entry,) = (entry for entry in tree.entries if entry.path == path)
+    return read_file(context, tree, entry)
 
 
 def _stored(context, root):

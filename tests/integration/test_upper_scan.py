@@ -569,6 +569,30 @@ def test_a_file_that_changes_while_it_is_read_is_told(upper, how):
             list(blocks)
 
 
+def test_reading_begins_anywhere(upper):
+    data = os.urandom(BLOCK)
+    with open(f"{upper}/f", "wb") as file:
+        file.write(data)
+        file.seek(3 * BLOCK)
+        file.write(data)
+    with scan_upper(upper, IDS) as scan:
+        entry = scan.entries[1]
+        for start in (1, BLOCK - 1, 3 * BLOCK + 5, 4 * BLOCK):
+            before = [(place, data) for place in (0, 3 * BLOCK) if place + BLOCK > start]
+            expected = [(max(place, start), data[max(0, start - place) :]) for place, data in before]
+            assert list(scan.open(entry, start)) == expected
+        for start in (BLOCK, 2 * BLOCK, 3 * BLOCK):
+            assert list(scan.open(entry, start)) == [(3 * BLOCK, data)], "a hole is passed over"
+
+
+def test_a_file_that_has_changed_is_told_wherever_reading_begins(upper):
+    write(f"{upper}/f", bytes(BLOCK))
+    with scan_upper(upper, IDS) as scan:
+        os.utime(f"{upper}/f", ns=(1, 1))
+        with pytest.raises(ChangedMeanwhile, match="/f changed"):
+            list(scan.open(scan.entries[1], BLOCK))
+
+
 def test_reading_leaves_access_times_alone(upper):
     write(f"{upper}/f")
     os.utime(f"{upper}/f", ns=(1, 1))

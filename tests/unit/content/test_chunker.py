@@ -25,7 +25,13 @@ def chunked(files, sizes=TINY):
         chunks.append(plain)
         return len(chunks) - 1
 
-    return list(chunk_files(files, put, sizes=sizes)), chunks
+    return list(chunk_files(*source(files), put, sizes=sizes)), chunks
+
+
+def source(files):
+    """Return the entries of files, and what reads their contents."""
+    contents = {entry.path: pieces for entry, pieces in files}
+    return [entry for entry, _ in files], lambda entry: contents[entry.path]
 
 
 def assembled(entry, chunks):
@@ -126,20 +132,19 @@ def test_a_large_file_is_never_held_as_a_whole():
         assert taken - given_back <= 6 << 20, "more than a window of the file is held"
         return 0
 
-    list(chunk_files([(Entry(b"big", Kind.FILE, size=total), content())], put))
+    list(chunk_files([Entry(b"big", Kind.FILE, size=total)], lambda _: content(), put))
     assert given_back == total
 
 
 def test_contents_are_read_one_after_the_other():
     opened = []
 
-    def content(name):
-        opened.append(name)
+    def content(entry):
+        opened.append(entry.path)
         yield 0, b"x" * 200
 
-    names = [b"%02d" % number for number in range(50)]
-    files = ((Entry(name, Kind.FILE, size=200), content(name)) for name in names)
-    entries = chunk_files(files, lambda plain: 0, sizes=TINY)
+    files = [Entry(b"%02d" % number, Kind.FILE, size=200) for number in range(50)]
+    entries = chunk_files(files, content, lambda plain: 0, sizes=TINY)
     first = next(entries)
     assert first.path == b"00"
     assert len(opened) <= TINY.most // 200 + 1, "files are read ahead without bound"
@@ -178,9 +183,9 @@ def test_a_content_that_does_not_fit_its_entry_is_refused(content):
     assert caught.value.resolution == "stop what writes to it and repeat"
 
 
-def test_what_is_no_file_has_no_content():
-    with pytest.raises(ContentChanged):
-        chunked([(Entry(b"d", Kind.DIRECTORY), [(0, b"x")])])
+def test_what_is_no_file_or_empty_is_not_read():
+    entries = [Entry(b"d", Kind.DIRECTORY), Entry(b"empty", Kind.FILE)]
+    assert list(chunk_files(entries, lambda entry: pytest.fail(f"{entry} was read"), pytest.fail)) == entries
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +204,7 @@ def packages():
 
 def stored(files):
     """The chunks of files, by digest: their sizes."""
-    entries = ((Entry(path, Kind.FILE, size=len(data)), [(0, data)]) for path, data in files)
+    entries = [(Entry(path, Kind.FILE, size=len(data)), [(0, data)]) for path, data in files]
     _, chunks = chunked(entries, DEFAULT_SIZES)
     return {hashlib.sha256(plain).digest(): len(plain) for plain in chunks}
 
@@ -261,11 +266,11 @@ def test_large_files_are_the_same_chunks_whatever_is_beside_them(packages):
 def test_renumbering_changes_what_segments_name_and_nothing_else():
     entry = Entry(b"f", Kind.FILE, size=9, segments=(Segment(0, 4, 2, 0), Segment(4, 5, 0, 7)))
     other = Entry(b"g", Kind.FILE)
-    assert list(renumber([entry, other], [5, 1, 0])) == [
-        replace(entry, segments=(Segment(0, 4, 0, 0), Segment(4, 5, 5, 7))),
-        other,
-    ]
-    assert list(renumber([entry, other], [0, 1, 2])) == [entry, other]
+    entries = [entry, other]
+    renumber(entries, [0, 1, 2])
+    assert entries == [entry, other]
+    renumber(entries, [5, 1, 0])
+    assert entries == [replace(entry, segments=(Segment(0, 4, 0, 0), Segment(4, 5, 5, 7))), other]
 
 
 class Recalled:
@@ -284,6 +289,9 @@ class Recalled:
     def reuse(self, chunk):
         return self._put(self._chunks[chunk])
 
+    def kept(self, entry):
+        return {}
+
 
 def rechunked(before, chunks, files, unchanged):
     """Return what `chunked` returns, with a memo, and the paths of the files that were read."""
@@ -293,12 +301,13 @@ def rechunked(before, chunks, files, unchanged):
         found.append(plain)
         return len(found) - 1
 
-    def noted(entry, pieces):
-        read.append(entry.path)
-        yield from pieces
+    entries, content = source(files)
 
-    sources = [(entry, noted(entry, pieces)) for entry, pieces in files]
-    entries = list(chunk_files(sources, put, sizes=TINY, memo=Recalled(before, chunks, put, unchanged)))
+    def noted(entry):
+        read.append(entry.path)
+        yield from content(entry)
+
+    entries = list(chunk_files(entries, noted, put, sizes=TINY, memo=Recalled(before, chunks, put, unchanged)))
     return (entries, found), read
 
 

@@ -1,0 +1,239 @@
+"""What is kept of a changed file is exactly what cutting it again would give."""
+
+import hashlib
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyfastcdc import FastCDC
+
+from envkit.content.chunker import Sizes, chunk_files
+from envkit.content.errors import ContentChanged
+from envkit.content.former import find_kept
+from envkit.model.tree import Chunk, Entry, Kind
+
+TINY = Sizes(small=600, least=256, usual=512, most=1024, spread=300)
+BATCH = 4096
+SIZE = 60_000
+
+
+def pieces_of(data, start=0, hole=None):
+    """Content of a file from a byte on, in pieces, without a hole `(start, end)` in it."""
+    for begin, end in [(0, len(data))] if hole is None else [(0, hole[0]), (hole[1], len(data))]:
+        place = max(begin, start)
+        while place < end:
+            yield place, data[place : min(end, place + 3 * BATCH)]
+            place += 3 * BATCH
+
+
+class Before:
+    """A file as it was cut; a memo for cutting it again that notes how much of it was kept."""
+
+    def __init__(self, data, hole=None, path=b"file"):
+        self.chunks = []
+        (self.entry,) = chunk_files(
+            [Entry(path, Kind.FILE, size=len(data))], self.reader(data, hole), self.put, sizes=TINY
+        )
+        self.table = [Chunk(hashlib.sha256(plain).digest(), len(plain), b"p" * 32, 0, 1) for plain in self.chunks]
+        self.found = {}
+        self.read = None
+
+    @staticmethod
+    def reader(data, hole=None):
+        return lambda _, start=0: pieces_of(data, start, hole)
+
+    def put(self, plain):
+        self.chunks.append(bytes(plain))
+        return len(self.chunks) - 1
+
+    def recall(self, entry):
+        return None
+
+    def size(self, chunk):
+        return len(self.chunks[chunk])
+
+    def reuse(self, chunk):
+        return self.put(self.chunks[chunk])
+
+    def kept(self, entry):
+        self.found = find_kept(entry, self.entry.segments, self.table, self.read, most=TINY.most, batch=BATCH)
+        return self.found
+
+    def again(self, data, hole=None):
+        """Return the segments of the file with other data, each with the bytes of its chunk."""
+        self.read = self.reader(data, hole)
+        entry = Entry(self.entry.path, Kind.FILE, size=len(data))
+        (entry,) = chunk_files([entry], self.read, self.put, sizes=TINY, memo=self)
+        return [(s.start, s.length, self.chunks[s.chunk], s.offset) for s in entry.segments]
+
+
+def afresh(data, hole=None, path=b"file"):
+    before = Before(data, hole, path)
+    return [(s.start, s.length, before.chunks[s.chunk], s.offset) for s in before.entry.segments]
+
+
+def noise(seed, size=SIZE):
+    return random.Random(seed).randbytes(size)
+
+
+def cuts(data):
+    """Where the chunks of a file end."""
+    return [c.offset + c.length for c in FastCDC(TINY.usual, min_size=TINY.least, max_size=TINY.most).cut_buf(data)]
+
+
+contents = st.one_of(
+    st.integers(0, 1000).map(noise),
+    st.integers(0, 1000).map(lambda seed: noise(seed, 300) * (SIZE // 300)),
+    st.integers(0, 1000).map(lambda seed: noise(seed, SIZE // 3) + bytes(SIZE // 3) + noise(seed + 1, SIZE // 3)),
+)
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(("write", "insert", "remove", "append", "truncate")),
+        st.floats(0, 1),
+        st.sampled_from((1, 2, 100, 1024, 5000)),
+    ),
+    max_size=4,
+)
+
+
+def edited(data, changes):
+    for verb, where, length in changes:
+        place = int(where * len(data))
+        fresh = noise(length, length)
+        if verb == "write":
+            data = (data[:place] + fresh + data[place + length :])[: max(len(data), place + length)]
+        elif verb == "insert":
+            data = data[:place] + fresh + data[place:]
+        elif verb == "remove":
+            data = data[:place] + data[place + length :]
+        elif verb == "append":
+            data += fresh
+        else:
+            data = data[:place]
+    return data
+
+
+@given(contents, edits)
+@settings(deadline=None)
+def test_a_changed_file_is_cut_as_if_it_were_new(data, changes):
+    changed = edited(data, changes)
+    assert Before(data).again(changed) == afresh(changed)
+
+
+@given(contents, edits, st.floats(0, 1), st.integers(1, 5000), st.booleans())
+@settings(deadline=None)
+def test_with_holes_too(data, changes, where, length, before):
+    changed = edited(data, changes)
+    start = int(where * len(data))
+    hole = (start, min(start + length, len(data), len(changed))) if start < len(changed) else None
+    holes = (hole, None) if before else (None, hole)
+    assert Before(data, holes[0]).again(changed, holes[1]) == afresh(changed, holes[1])
+
+
+@pytest.mark.parametrize("distance", [-2, -1, 0, 1, 2])
+def test_one_byte_at_a_cut(distance):
+    data = noise(7)
+    before = Before(data)
+    for cut in cuts(data)[:-1]:
+        changed = bytearray(data)
+        changed[cut + distance] ^= 0x55
+        assert before.again(bytes(changed)) == afresh(bytes(changed))
+
+
+def test_the_byte_behind_a_cut_can_move_it():
+    """This is why a chunk is kept only if the next one is."""
+    data = noise(7)
+    before = cuts(data)
+    moved = 0
+    for number, cut in enumerate(before[:-1]):
+        changed = bytearray(data)
+        changed[cut] ^= 0x55
+        moved += cuts(bytes(changed))[number] != cut
+    assert moved
+
+
+@pytest.mark.parametrize("size", [0, 1, 599, 600, 20_000, SIZE - 1, SIZE + 1, SIZE + 300, SIZE + 5000])
+def test_cut_off_or_continued_anywhere(size):
+    data = noise(9)
+    changed = (data + noise(10))[:size]
+    assert Before(data).again(changed) == afresh(changed)
+    ends = cuts(data)
+    for end in (ends[-2], ends[-2] + 1, ends[-2] - 1):
+        assert Before(data).again(data[:end]) == afresh(data[:end])
+
+
+def test_nearly_all_of_an_edited_file_is_kept():
+    data = noise(3)
+    changed = data[:30_000] + noise(4, 500) + data[30_500:]
+    before = Before(data)
+    assert before.again(changed) == afresh(changed)
+    kept = sum(segment.length for segment in before.found.values())
+    assert SIZE - 500 - 4 * TINY.most < kept < SIZE
+
+
+def test_of_an_unchanged_file_everything_is_kept():
+    before = Before(noise(3))
+    before.again(noise(3))
+    assert sum(segment.length for segment in before.found.values()) == SIZE
+
+
+def test_what_a_hole_has_moved_is_not_in_its_place():
+    data = noise(3)
+    before = Before(data)
+
+    def kept(hole):
+        entry = Entry(b"file", Kind.FILE, size=hole + SIZE)
+        read = before.reader(bytes(hole) + data, (0, hole))
+        return find_kept(entry, before.entry.segments, before.table, read, most=TINY.most, batch=SIZE)
+
+    assert kept(0)
+    assert kept(5000) == {}
+
+
+def test_a_file_that_is_new_throughout_is_not_read_to_its_end():
+    data = noise(3, 100 * BATCH)
+    before = Before(data)
+    places = []
+
+    def read(entry, start=0):
+        places.append(start)
+        yield start, bytes(BATCH)
+
+    assert find_kept(before.entry, before.entry.segments, before.table, read, most=TINY.most, batch=BATCH) == {}
+    assert 0 < max(places) < 20 * BATCH
+
+
+def test_too_little_between_changes_is_not_worth_while():
+    data = noise(3)
+    changed = bytearray(data)
+    for place in range(0, SIZE, 3 * TINY.most):
+        changed[place] ^= 0x55
+    before = Before(data)
+    assert before.again(bytes(changed)) == afresh(bytes(changed))
+    assert before.found == {}
+
+
+def test_the_heads_of_a_compiled_file_stay_apart():
+    data = noise(3)
+    changed = data[:30_000] + noise(4, 500) + data[30_500:]
+    before = Before(data, path=b"large.pyc")
+    assert before.again(changed) == afresh(changed, path=b"large.pyc")
+
+
+def test_a_file_that_is_written_to_meanwhile_is_noticed():
+    """All readings of kept chunks end early, so what tells of a writer at a file's end has to be asked for."""
+    data = noise(3)
+    before = Before(data)
+    before.again(data)
+    kept = before.found
+
+    def read(entry, start=0):
+        yield from pieces_of(data, start)
+        raise ContentChanged(entry.path)
+
+    memo = Before(data)
+    memo.kept = lambda _: kept
+    entry = Entry(b"file", Kind.FILE, size=SIZE)
+    with pytest.raises(ContentChanged, match="/file changed"):
+        list(chunk_files([entry], read, memo.put, sizes=TINY, memo=memo))
