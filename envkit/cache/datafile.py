@@ -8,6 +8,7 @@ comes as far, so that writing to a file that was cut never gives it its size bac
 import errno
 import os
 import stat
+from collections.abc import Iterable
 
 from envkit.cache.errors import CacheLost
 from envkit.drivers.files import DiskFull, io_error
@@ -135,14 +136,16 @@ class DataFile:
             view = view[written:]
             offset += written
 
-    def sync(self) -> None:
+    def sync(self, read: Iterable[tuple[int, int]] | None = None) -> None:
         """Make what was written durable, then give its memory back: the kernel caches the mounted image already.
 
+        :param read: the ranges, (offset, length), whose memory is given back; None: all of it.
         :raises CacheLost: it could not; after that nobody knows what the file has.
         """
         try:
             os.fdatasync(self._descriptor)
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            for offset, length in ((0, 0),) if read is None else read:
+                os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise self._lose(f"its file cannot be made durable: {error.strerror}") from error
 

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from envkit.cache import mapfile, readyfile
 from envkit.cache.bits import Bits
@@ -251,31 +251,33 @@ class CachedLayer:
         """Return how many bytes of the image are there from chunks."""
         return self.total_bytes if self.complete else self._ready_bytes
 
-    def flush(self) -> None:
+    def flush(self, read: Sequence[tuple[int, int]] | None = None) -> None:
         """Make what was put before durable, then say on disk that it is there.
 
+        :param read: the ranges whose memory is not needed any more; None: all of it.
         :raises DiskFull: there is no room to say it.
         :raises CacheLost: the data cannot be made durable, or another file has its name.
         """
         with self._flushing:
-            self._flush()
+            self._flush(read)
 
-    def finish(self) -> bool:
+    def finish(self, read: Sequence[tuple[int, int]] | None = None) -> bool:
         """Make the complete image if every chunk is there; return whether there is one now.
 
         Chunks that an earlier process left are verified first, so this can take a while.
 
+        :param read: as `flush`.
         :raises DiskFull: there is no room for the mark.
         :raises CacheLost: as `flush`.
         """
         with self._flushing:
             if self.complete:
                 return True
-            if self._ready_bytes < self.total_bytes or self.verify() or not self._flush():
+            if self._ready_bytes < self.total_bytes or self.verify() or not self._flush(read):
                 return False
             write_mark(self.directory, self.map.size, self.map.uuid)
             self._data.resize(self.map.size)
-            self._data.sync()
+            self._data.sync(read)
             try:
                 os.rename(self._data.path, f"{self.directory}/{IMAGE}")
                 sync_directory(self.directory)
@@ -373,7 +375,7 @@ class CachedLayer:
             self._known.discard(granule)
             self.removals += 1
 
-    def _flush(self) -> bool:
+    def _flush(self, read: Sequence[tuple[int, int]] | None) -> bool:
         """Flush; return False if there is nothing to flush to, as the file has lost its name."""
         if self.complete:
             return True
@@ -382,7 +384,7 @@ class CachedLayer:
         with self._lock:
             self._data.check()
             bits, digests = self._ready.to_bytes(), self._digests.to_bytes()
-        self._data.sync()
+        self._data.sync(read)
         if not self._data.is_named():
             return False
         if not self._map_durable:

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from envkit.drivers.errors import KernelRefused
 from envkit.errors import Unavailable
 
+_REMOVERS = 1000
+"""Tries at removing a directory that others change meanwhile: one for each name that they remove first."""
+
 
 class DiskFull(Unavailable):
     """A file system has no room left."""
@@ -34,8 +37,11 @@ def make_directory(path: str, *, mode: int = 0o700) -> None:
         raise io_error(f"create the directory {path}", error) from error
 
 
-def write_atomic(path: str, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace a file's content in one step that survives a crash: the old content or the new, never a mix."""
+def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace a file's content in one step that survives a crash: the old content or the new, never a mix.
+
+    :param durable: wait for the disk; what is verified whenever it is read, and may be lost, need not.
+    """
     temporary = f"{path}.{os.getpid()}.new"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -43,11 +49,13 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600) -> None:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
-        sync_directory(os.path.dirname(path))
+        if durable:
+            sync_directory(os.path.dirname(path))
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -129,6 +137,7 @@ def locked(path: str) -> Iterator[None]:
 def remove_tree(path: str) -> None:
     """Remove a directory and all in it, whatever its names, modes and depth; no error if it is not there.
 
+    Several processes may do that at the same time, as when a job ends while another one sweeps what dead jobs left.
     Never leaves the directory: no symlink is followed and no other file system entered. Descends by changing what a
     descriptor points to, so that depth costs neither stack nor descriptors.
     """
@@ -137,7 +146,14 @@ def remove_tree(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        _remove_at(parent, os.path.basename(path))
+        for left in reversed(range(_REMOVERS)):
+            try:
+                _remove_at(parent, os.path.basename(path))
+                break
+            except OSError as error:
+                # Somebody else has removed a name that was just listed, or made one: a sweep makes a lock that is gone.
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or not left:
+                    raise
     except OSError as error:
         raise io_error(f"remove {path}", error) from error
     finally:

@@ -7,6 +7,7 @@ that process and its container are gone, whatever killed them.
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
 
 from envkit.drivers import libc, loop
 from envkit.drivers.errors import KernelRefused
@@ -66,12 +67,19 @@ def mount_image(image: str, target: str, *, through_loop: bool = False, direct: 
         raise KernelRefused(f"mount the layer image {image}", error, resolution=hint) from error
 
 
-def limit_read_ahead(before: frozenset[str], kibibytes: int) -> None:
-    """Have the kernel read ahead less in images that were mounted from files since `before`, see `image_devices`.
+def limit_read_ahead(before: frozenset[str], kibibytes: int) -> frozenset[str]:
+    """Have the kernel read ahead less in images that were mounted from files since `before`; return their devices.
 
-    Where it cannot be found out which those are, nothing is changed.
+    Where it cannot be found out which those are (see `image_devices`), nothing is changed.
     """
-    for name in image_devices() - before:
+    devices = image_devices() - before
+    set_read_ahead(devices, kibibytes)
+    return devices
+
+
+def set_read_ahead(devices: Iterable[str], kibibytes: int) -> None:
+    """Say how far the kernel reads ahead in images, by their devices; one that is gone is passed over."""
+    for name in devices:
         with contextlib.suppress(OSError), open(f"{_DEVICES}/{name}/read_ahead_kb", "w", encoding="ascii") as file:
             file.write(str(kibibytes))
 
@@ -116,14 +124,19 @@ def mount_overlay(target: str, options: str, *, directory: str, nosuid: bool) ->
         os.close(here)
 
 
-def bind_clone(source: str, *, read_only: bool, recursive: bool = True) -> int:
+def bind_clone(source: str | int, *, read_only: bool, recursive: bool = True) -> int:
     """Return a detached copy of `source` and (if `recursive`) all that is mounted below it, nosuid and nodev.
+
+    :param source: a path, or a descriptor of what is to be seen.
 
     :raises KernelRefused: it does not exist or cannot be copied.
     """
     try:
         flags = libc.OPEN_TREE_CLONE | (libc.AT_RECURSIVE if recursive else 0)
-        clone = libc.open_tree(libc.AT_FDCWD, source, flags)
+        if isinstance(source, int):
+            clone = libc.open_tree(source, "", flags | libc.AT_EMPTY_PATH)
+        else:
+            clone = libc.open_tree(libc.AT_FDCWD, source, flags)
         attributes = libc.MOUNT_ATTR_NOSUID | libc.MOUNT_ATTR_NODEV | (libc.MOUNT_ATTR_RDONLY if read_only else 0)
         try:
             libc.mount_setattr(clone, set_attributes=attributes, recursive=recursive)

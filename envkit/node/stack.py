@@ -18,8 +18,8 @@ from envkit.model.paths import Paths
 from envkit.model.record import Record
 from envkit.node.instance import Holder, live_holders, write_holder
 
-_RECORDED_READ_AHEAD = 16
-"""KiB that the kernel reads ahead where first touches are recorded: they are to be those of the program."""
+_STARTING_READ_AHEAD = 16
+"""KiB that the kernel reads ahead while first touches are recorded, or come in a start pack: those of the program."""
 
 
 class StackSpec(Record):
@@ -28,6 +28,7 @@ class StackSpec(Record):
     `options` is overlay(5)'s option string for the names `0:1:...` of the lowers and the two directories. `own` says
     that the stack lives and ends with this process, which others may then copy its layers from; the monitor of a
     session records itself. `alone`: no layer is shared with containers that run already, as its reads are recorded.
+    `starting`: the kernel is to read ahead only a little in what is mounted now.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -37,10 +38,11 @@ class StackSpec(Record):
     nosuid: bool
     own: bool
     alone: bool = False
+    starting: bool = False
 
 
-def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
-    """Mount a stack in this process's private namespace and return its root.
+def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> tuple[str, frozenset[str]]:
+    """Mount a stack in this process's private namespace; return its root and the devices that read ahead a little only.
 
     Call `mount.enter_private_namespace` first. Records this process as the holder of the layers, if it is.
     """
@@ -50,10 +52,9 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
     os.mkdir(lower, 0o755)
     os.mkdir(root, 0o755)
     with locked(paths.lock):
-        devices = mount.image_devices() if spec.alone else frozenset()
+        devices = mount.image_devices() if spec.starting else frozenset()
         _mount_layers(paths, spec.layers, layers, [] if spec.alone else live_holders(paths), through_loop=through_loop)
-        if spec.alone:
-            mount.limit_read_ahead(devices, _RECORDED_READ_AHEAD)
+        limited = mount.limit_read_ahead(devices, _STARTING_READ_AHEAD) if spec.starting else frozenset()
         if spec.own:
             write_holder(spec.directory, os.getpid(), tuple(digest for digest, _ in spec.layers))
     userns = user_namespace(spec.ids)
@@ -65,7 +66,7 @@ def mount_stack(paths: Paths, spec: StackSpec, *, through_loop: bool) -> str:
         os.close(userns)
     _prepare_upper(spec, f"{lower}/0")
     mount.mount_overlay(root, spec.options, directory=lower, nosuid=spec.nosuid)
-    return root
+    return root, limited
 
 
 def _mount_layers(

@@ -193,7 +193,7 @@ class Background:
         """Ask for the next of the layers that are streamed; return whether there is any work."""
         for digest, layer in layers.items():
             work = self._work[digest]
-            if not work.streaming and _is_worth_streaming(layer):
+            if not work.streaming and is_worth_streaming(layer):
                 work.streaming = True
                 layer.fetch([*work.asked], Priority.AHEAD)  # what filling has asked for comes sooner now
         streamed = {digest: work for digest, work in self._work.items() if work.streaming}
@@ -229,5 +229,6 @@ class Background:
         return sum(work.asked[number] for number in numbers)
 
 
-def _is_worth_streaming(layer: Layer) -> bool:
+def is_worth_streaming(layer: Layer) -> bool:
+    """Tell whether a layer is read as a whole, by what was read of it."""
     return layer.sequential >= STREAM_SEQUENTIAL or layer.touched > STREAM_TOUCHED * layer.total

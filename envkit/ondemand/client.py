@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
-from envkit.drivers.files import is_locked, make_directory
+from envkit.drivers.files import is_locked
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand import holder
@@ -36,7 +36,6 @@ class Client:
         """
         connection = _try(paths)
         if connection is None:
-            make_directory(paths.run, mode=0o755)
             connection = _start(paths)
         connection.settimeout(_ANSWER)
         return cls(connection)

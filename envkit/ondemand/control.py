@@ -45,6 +45,7 @@ class Control:
             "open": self._open,
             "begin": self._begin,
             "prepared": self._prepared,
+            "mounted": self._mounted,
             "end": self._end,
             "state": self._state,
             "pulled": self._pulled,
@@ -137,6 +138,10 @@ class Control:
 
     def _prepared(self, message: Mapping[str, object]) -> _Answer:
         return self._stacks.prepared(message), None
+
+    def _mounted(self, message: Mapping[str, object]) -> _Answer:
+        self._stacks.mounted(str(message["stack"]), _texts(message["devices"]))
+        return {}, None
 
     def _stop(self, message: Mapping[str, object]) -> _Answer:
         """End as soon as nobody needs the server any more, without waiting whether somebody comes."""

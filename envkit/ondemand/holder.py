@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 
 from envkit.drivers import cgroup, fuse, process
-from envkit.drivers.files import is_locked, read_text, try_lock
+from envkit.drivers.files import is_locked, make_directory, read_text, try_lock
 from envkit.drivers.mount import enter_private_namespace
 from envkit.model.paths import Paths
 from envkit.ondemand.journal import Journal, create_journal
@@ -37,6 +37,7 @@ _PROGRAM = "import sys; sys.path[:] = sys.argv[3].split(':'); from envkit.ondema
 
 def start(paths: Paths) -> None:
     """Start the pair, detached from this process. If there is one already, the new one ends at once."""
+    make_directory(paths.run, mode=0o755)
     log = os.open(paths.images_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if os.fstat(log).st_size > _MAX_LOG:
@@ -99,19 +100,23 @@ class Held:
         """All of it, in the order of the constructor."""
         return (self.fuse, self.listener, self.journal, self.lock, self.log)
 
+    def note(self, holder: int, server: int) -> None:
+        """Leave word who the two are, see `pids`."""
+        os.pwrite(self.lock, f"{holder:>10} {server:>10}\n".encode(), 0)
+
     def spawn(self, role: str) -> int:
         """Start the other one of the pair; return its pid."""
         return _spawn(self.paths, role, self.descriptors, self.log, os.getpid())
 
 
-def begin(paths: Paths, *, keep: bool = False) -> bool:
-    """Be the first process of a new pair: mount, listen, hold. Returns at its end; False, at once, if there is a pair.
+def begin(paths: Paths, *, keep: bool = False) -> "Held | None":
+    """Be the first process of a new pair: mount, listen; return what both are to hold, or None if there is a pair.
 
     :param keep: the server stays when nobody needs it, in the control group that it was started in.
     """
     lock = try_lock(paths.images_lock)
     if lock is None:
-        return False
+        return None
     if not keep:
         _leave_groups()
     enter_private_namespace(follow=True)
@@ -128,9 +133,7 @@ def begin(paths: Paths, *, keep: bool = False) -> bool:
     memory = create_journal()
     if keep:
         Journal(memory).keep()
-    held = Held(paths, descriptor, listener.detach(), memory, lock, os.dup(2))
-    hold(held, held.spawn("server"))
-    return True
+    return Held(paths, descriptor, listener.detach(), memory, lock, os.dup(2))
 
 
 def pids(paths: Paths) -> tuple[int, ...]:
@@ -149,7 +152,7 @@ def hold(held: Held, server: int) -> None:
     young = 0
     while True:
         began = time.monotonic()
-        os.pwrite(held.lock, f"{os.getpid():>10} {server:>10}\n".encode(), 0)
+        held.note(os.getpid(), server)
         wait_for(server)
         if journal.ended:
             return

@@ -1,5 +1,6 @@
 """Owns the entry of the image server's processes: which of the two this one is."""
 
+import os
 import sys
 
 from envkit.model.paths import Paths
@@ -11,11 +12,16 @@ def main() -> None:
     paths = Paths.at(root)
     from envkit.ondemand import holder
 
-    if role == "new":
-        holder.begin(paths)
-    elif role == "holder":
+    if role == "holder":
         holder.hold(holder.Held.inherited(paths, descriptors), int(other))
-    else:
-        from envkit.ondemand.server import serve
+        return
+    held = holder.begin(paths) if role == "new" else holder.Held.inherited(paths, descriptors)
+    if held is None:
+        return
+    partner = int(other)
+    if role == "new":  # the first of a pair is the server, for which somebody waits
+        partner = held.spawn("holder")
+        held.note(partner, os.getpid())
+    from envkit.ondemand.server import serve
 
-        serve(holder.Held.inherited(paths, descriptors), int(other))
+    serve(held, partner)

@@ -41,7 +41,7 @@ def cached_tree(paths: Paths, digest: str, get_tree: GetTree, *, known: bool = F
     tree = treefile.decode(data, digest)
     if os.geteuid() == 0:
         make_directory(paths.trees)
-        write_atomic(path, data)
+        write_atomic(path, data, durable=False)
     return tree
 
 

@@ -16,6 +16,7 @@ from envkit.cache.layer import GRANULE, CachedLayer, CacheLost, ChunksMissing, G
 from envkit.drivers.files import DiskFull
 from envkit.errors import Damaged, EnvkitError
 from envkit.model.tree import Chunk
+from envkit.ondemand.background import is_worth_streaming
 from envkit.ondemand.fetch_errors import FetchTimeout
 from envkit.ondemand.fetcher import Fetcher, Forgotten, Priority, Source
 from envkit.ondemand.log import complain
@@ -24,6 +25,7 @@ from envkit.ondemand.neighbours import Neighbours
 from envkit.ondemand.overflow import Overflow
 from envkit.ondemand.readahead import ReadAhead
 from envkit.ondemand.reading import Read, Streams
+from envkit.ondemand.recent import Recent
 from envkit.ondemand.refusals import Refusals
 from envkit.store.errors import ObjectNotFound
 
@@ -74,6 +76,7 @@ class ServedLayer:
         self._asked: dict[int, Priority] = {}
         self._overflow = Overflow()
         self._ahead = ReadAhead()
+        self._recent = Recent()
         self._neighbours = Neighbours(cached.map.chunks)
         self._touched = Bits(-(-self.size // GRANULE))
         self._touched_granules = 0
@@ -134,6 +137,7 @@ class ServedLayer:
             waiting.answer()
             return False
         self.reads += 1
+        self._recent.note(offset, length)
         for granule in range(offset // GRANULE, (offset + length - 1) // GRANULE + 1):
             if not self._touched[granule]:
                 self._touched.add(granule)
@@ -371,12 +375,15 @@ class ServedLayer:
     def flush(self) -> None:
         """Make what has come durable; where the layer is complete, make it the image that others mount directly."""
         cached = self._cached
+        recent = self._recent.take()
+        # Whoever streams it reads next what has just come.
+        read = recent if recent and is_worth_streaming(self) else None
         try:
-            cached.flush()
+            cached.flush(read)
             for number, plain in self._overflow.items():
                 self._put(cached, number, plain)
                 self._overflow.discard(number)
-            cached.finish()
+            cached.finish(read)
         except CacheLost as lost:
             self._remake(cached, lost)
         except DiskFull as full:

@@ -7,22 +7,26 @@ stack mounts files of its own and its reads are recorded.
 
 import math
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
+from envkit.cache.complete import IMAGE
 from envkit.cache.layer import GRANULE, CacheLost
+from envkit.cache.mapfile import MAP
 from envkit.content.startpack import Granule
+from envkit.drivers import mount
 from envkit.drivers.files import DiskFull
 from envkit.errors import EnvkitError
-from envkit.model.ids import EnvName, is_digest
 from envkit.model.paths import Paths
-from envkit.model.startpack import ImageLayer, entry_point
+from envkit.model.startpack import ImageLayer
 from envkit.ondemand.fetcher import Fetcher, Priority
 from envkit.ondemand.layers import Layers
 from envkit.ondemand.log import complain
 from envkit.ondemand.recording import Recording, build, is_worthwhile, joined, same_images
 from envkit.ondemand.sources import Stores
+from envkit.ondemand.stack import Stack
 from envkit.ondemand.startplaces import Found, StartPlaces
 from envkit.ondemand.streaming import Stream
 from envkit.store.starts import Start
@@ -36,39 +40,9 @@ _BELIEVED = 300.0
 _MISSED = 10.0
 _MAX_FOUND = 64
 _MAX_REASONS = 3
-
-
-class Stack:
-    """One stack that one client runs: its layers, the lowest first, and which of them are served.
-
-    :ivar environment: None where nothing is to be found or recorded for it.
-    """
-
-    def __init__(self, identity: str, message: Mapping[str, object], store: str) -> None:
-        self.identity = identity
-        self.digests = _digests(message["layers"])
-        self.served = frozenset(_digests(message["served"]))
-        self.store = store
-        named = str(message.get("environment") or "")
-        owner, _, name = named.partition("/")
-        self.environment = EnvName(owner=owner, name=name) if named else None
-        command = message.get("command")
-        self.entry = entry_point([str(word) for word in command]) if isinstance(command, list) else ""
-        self.wants_pack = message.get("start_pack") is not False
-        self.trace = message.get("trace") is True
-        self.began = time.monotonic()
-        self.found: Found | None = None
-        self.looked = threading.Event()
-        self.prepared = threading.Event()
-        self.stream: Stream | None = None
-        self.recording: Recording | None = None
-        self.fetched: dict[str, tuple[int, float, dict[str, int]]] = {}
-        self.requests = 0
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Of which only one is recorded at a time."""
-        return str(self.environment), "".join(self.digests), self.entry
+_READ_AHEAD = 128
+"""KiB that the kernel reads ahead once a stack has started, as it would by itself: more costs who maps libraries."""
+_DEVICE = re.compile(r"erofs-[0-9]{1,20}")
 
 
 class Stacks:
@@ -122,7 +96,14 @@ class Stacks:
         stack.looked.wait(_FINDING)
         recorded = self._record(stack)
         whole = recorded and stack.found is None
-        return {"recording": stack.identity if recorded else "", "whole": whole}
+        streaming = stack.found is not None and bool(stack.served)
+        return {"recording": stack.identity if recorded else "", "whole": whole, "streaming": streaming}
+
+    def mounted(self, identity: str, devices: Collection[str]) -> None:
+        """Take note in which devices the kernel reads ahead only a little for a stack that starts."""
+        stack = self._stacks.get(identity)
+        if stack is not None:
+            stack.limited = frozenset(name for name in devices if _DEVICE.fullmatch(name))
 
     def end(self, identity: str, *, code: int | None) -> dict[str, object]:
         """Take note that a container has ended, None if nobody knows how; return what its stack has cost."""
@@ -131,6 +112,7 @@ class Stacks:
         if stack is None:
             return {}
         stack.prepared.set()
+        self._widen(stack)
         seconds = time.monotonic() - stack.began
         cost = self._cost(stack, seconds)
         recording = stack.recording
@@ -174,14 +156,26 @@ class Stacks:
                 stack.stream.expire()
                 if not stack.stream.active:
                     self._helped.pop(stack.identity, None)
+        for stack in list(self._stacks.values()):
+            recorded = stack.recording is not None and not stack.recording.ended
+            if not recorded and (stack.stream is None or not stack.stream.active):
+                self._widen(stack)
+
+    @staticmethod
+    def _widen(stack: Stack) -> None:
+        """Let the kernel read ahead: a stack has started."""
+        limited, stack.limited = stack.limited, frozenset()
+        mount.set_read_ahead(limited, _READ_AHEAD)
 
     def _help(self, stack: Stack) -> None:
-        """Look for the start pack of a stack, and stream it as soon as its layers have their places."""
+        """Look for the start pack of a stack, and stream it: to memory, until its layers have their places."""
         try:
             stack.found = self._find(stack)
             stack.looked.set()
-            if stack.found is not None and stack.prepared.wait(_PREPARING) and stack.identity in self._stacks:
-                self._stream(stack, stack.found)
+            if stack.found is not None:
+                if self._is_new(stack):
+                    self._stream(stack, stack.found, held=True)
+                self._release(stack, stack.found)
         except Exception as error:  # noqa: BLE001  # it is a hint: without it the start is slower, no more
             complain(f"no start pack is used: {type(error).__name__}: {error}")
         finally:
@@ -200,7 +194,26 @@ class Stacks:
             self._found[stack.key] = (now, found)
         return found
 
-    def _stream(self, stack: Stack, found: Found) -> None:
+    def _is_new(self, stack: Stack) -> bool:
+        """Tell whether no served layer of a stack has a place on this node yet, so that all of a pack is wanted."""
+        places = [self._paths.layer(digest) for digest in stack.served]
+        return not any(os.path.exists(f"{place}/{name}") for place in places for name in (MAP, IMAGE))
+
+    def _release(self, stack: Stack, found: Found) -> None:
+        """Hand on a start pack once the layers of its stack have their places; give it up if that never comes."""
+        if stack.prepared.wait(_PREPARING) and stack.identity in self._stacks:
+            if stack.stream is None:
+                self._stream(stack, found, held=False)
+            if stack.stream is not None:
+                stack.stream.release(self._same(stack, found))
+        elif stack.stream is not None and not self._is_shared(stack):
+            stack.stream.stop()
+
+    def _is_shared(self, stack: Stack) -> bool:
+        others = [other for other in list(self._stacks.values()) if other is not stack]
+        return any(other.stream is stack.stream for other in others)
+
+    def _stream(self, stack: Stack, found: Found, *, held: bool) -> None:
         """Bring a start pack; if several stacks want it at the same time, it is brought once."""
         with self._streaming:
             for other in list(self._helped.values()):
@@ -208,22 +221,27 @@ class Stacks:
                 if same and other.stream is not None and other.stream.active:
                     stack.stream = other.stream
                     return
-            stack.stream = self._made(stack, found)
+            stack.stream = self._made(stack, found, held=held)
             self._helped[stack.identity] = stack
         stack.stream.start()
 
-    def _made(self, stack: Stack, found: Found) -> Stream:
+    def _same(self, stack: Stack, found: Found) -> set[int]:
+        """Return the numbers of the served layers whose images are those that a start pack is of."""
         same = same_images(found.pack, self._images(stack))
-        served = {number for number in same if stack.digests[number] in stack.served}
+        return {number for number in same if stack.digests[number] in stack.served}
+
+    def _made(self, stack: Stack, found: Found, *, held: bool) -> Stream:
+        served = {number for number, digest in enumerate(stack.digests) if digest in stack.served}
         return Stream(
             found.pack,
             self._fetcher,
             found.source,
             found.key,
             put=lambda layer, granule, data: self._put(stack, layer, granule, data),
-            layers=served,
-            wanted=lambda layer, granule: self._wanted(stack, layer, granule),
+            layers=served if held else self._same(stack, found),
+            wanted=lambda layer, granule: held or self._wanted(stack, layer, granule),
             head=found.head,
+            held=held,
             ended=lambda: self._stream_ended(stack),
         )
 
@@ -275,8 +293,7 @@ class Stacks:
             found = stack.found
             earlier = None if found is None or found.pack.entry_point != stack.entry else found.pack
             unwatched = () if found is None else [n for n, d in enumerate(stack.digests) if d not in stack.served]
-            if found is not None:
-                self._fetch_chunks(stack, joined(recording, earlier, unwatched=unwatched))
+            self._fetch_chunks(stack, joined(recording, earlier, unwatched=unwatched))
             made = build(
                 recording,
                 stack.entry,
@@ -292,7 +309,10 @@ class Stacks:
         return None
 
     def _fetch_chunks(self, stack: Stack, granules: list[Granule]) -> None:
-        """Have the chunks of granules that came with a start pack: only what is verified goes into the next one."""
+        """Have all chunks of granules: only what is verified goes into a start pack.
+
+        Others lack those that came with a start pack, or of which the granule has the end of a file that nobody read.
+        """
         needed: dict[int, set[int]] = {}
         for granule in granules:
             cached = self.layers.layer(stack.digests[granule.layer]).cached
@@ -344,9 +364,3 @@ class Stacks:
             "refused_reads": sum(refused.values()),
             "refused_because": sorted(refused, key=lambda why: -refused[why])[:_MAX_REASONS],
         }
-
-
-def _digests(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and is_digest(item) for item in value):
-        raise EnvkitError("a message to the image server is malformed")
-    return value

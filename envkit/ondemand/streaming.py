@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection
 
 from envkit.content.startpack import DamagedStart, StartPack, unpack
 from envkit.errors import EnvkitError
-from envkit.model.record import Record
 from envkit.ondemand.fetcher import Fetcher, Priority, Source
 from envkit.ondemand.log import complain
+from envkit.ondemand.progress import Progress
 from envkit.store.errors import ObjectNotFound
 
 RANGES = 16
@@ -31,6 +31,7 @@ _FAILURES = 3
 Put = Callable[[int, int, "bytes | memoryview"], None]
 """Takes a granule that was verified: layer number, granule number, its bytes. If it raises, the stream ends."""
 Wanted = Callable[[int, int], bool]
+_Arrival = tuple[list[int], bytes]
 Waiter = Callable[[bool], None]
 """Told whether a granule has come, True, or will not, False; once; must not raise."""
 
@@ -42,19 +43,6 @@ class _State(enum.Enum):
     ASKED = enum.auto()
     DONE = enum.auto()
     GONE = enum.auto()
-
-
-class Progress(Record):
-    """What a stream has done. Frames that nobody needs are `skipped`; those that could not be had are `gone`."""
-
-    frames: int
-    skipped: int
-    done: int
-    gone: int
-    hurried: int
-    granules: int
-    bytes: int
-    seconds: float
 
 
 class Stream:
@@ -71,6 +59,7 @@ class Stream:
         layers: Collection[int],
         wanted: Wanted = lambda layer, granule: True,
         head: bytes = b"",
+        held: bool = False,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare it; `start` begins.
@@ -78,6 +67,7 @@ class Stream:
         :param layers: numbers of those layers whose images here are the ones that it is of; others are passed over.
         :param wanted: tells whether a granule is not here yet; frames of which nothing is wanted are not fetched.
         :param head: the first bytes of the object, as `read_head` got them; frames in it need no request.
+        :param held: keep what comes in memory, and hand nothing on before `release`.
         :param ended: called once when nothing more will come.
         """
         self._pack = pack
@@ -87,6 +77,7 @@ class Stream:
         self._put = put
         self._layers = frozenset(layers)
         self._head = head
+        self._held: list[_Arrival] | None = [] if held else None
         self._ended = ended
         self._lock = threading.Lock()
         self._places = pack.places
@@ -114,6 +105,23 @@ class Stream:
         """Begin: hand on what came with the header, and ask for the rest."""
         self._began = self._finished = time.monotonic()
         self._ask_for_more()
+        if self._held is None:
+            self._take_head()
+
+    def release(self, layers: Collection[int]) -> None:
+        """Hand on what was held, and from now on what comes: layers have their places, those of these numbers."""
+        with self._lock:
+            held, self._held = self._held, None
+            if held is None:
+                return
+            self._layers = self._layers & frozenset(layers)
+        self._take_head()
+        for numbers, data in held:
+            self._take_range(numbers, data)
+        self._finish_if_done()
+
+    def _take_head(self) -> None:
+        """Hand on what came with the header."""
         for number, frame in enumerate(self._pack.frames):
             if frame.offset + frame.stored > len(self._head):
                 break
@@ -268,13 +276,23 @@ class Stream:
         self._ask_for_more()
         if data is None:
             self._failed(numbers, error or EnvkitError("nothing came"))
-        else:
-            view = memoryview(known + data if known else data)
-            begin = self._pack.frames[numbers[0]].offset
-            for number in numbers:
-                frame = self._pack.frames[number]
-                self._take(number, view[frame.offset - begin : frame.offset - begin + frame.stored])
+        elif not self._hold(numbers, known + data if known else data):
+            self._take_range(numbers, known + data if known else data)
         self._finish_if_done()
+
+    def _hold(self, numbers: list[int], data: bytes) -> bool:
+        """Keep frames for `release`, if it is still to come."""
+        with self._lock:
+            if self._held is not None:
+                self._held.append((numbers, data))
+            return self._held is not None
+
+    def _take_range(self, numbers: list[int], data: bytes) -> None:
+        view = memoryview(data)
+        begin = self._pack.frames[numbers[0]].offset
+        for number in numbers:
+            frame = self._pack.frames[number]
+            self._take(number, view[frame.offset - begin : frame.offset - begin + frame.stored])
 
     def _take(self, number: int, stored: memoryview) -> None:
         """Verify a frame, hand its granules on, and tell those who wait for them."""

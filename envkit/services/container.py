@@ -38,8 +38,11 @@ def open_stack(context: Context, images: Images, directory: str, ids: IdMap, *, 
         nosuid=not session,
         own=not session,
         alone=images.alone,
+        starting=images.starting,
     )
-    return mount_stack(context.paths, spec, through_loop=context.config.loop)
+    root, limited = mount_stack(context.paths, spec, through_loop=context.config.loop)
+    images.mounted(limited)
+    return root
 
 
 def network_for(context: Context, kind: str) -> Network:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from envkit.config.model import Config
 from envkit.drivers.caller import find_caller
 from envkit.errors import Unavailable
-from envkit.model.ids import EnvRef, check_owner
+from envkit.model.ids import EnvName, EnvRef, check_owner
 from envkit.model.paths import Paths
 from envkit.model.progress import Progress
 from envkit.node.account import invoking_user
@@ -15,6 +15,7 @@ from envkit.node.account import invoking_user
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envkit.store.base import Store
+    from envkit.store.open import Foreseen
     from envkit.store.settings import StoreSettings
 
 
@@ -26,6 +27,7 @@ class Context:
         self.progress = progress or Progress()
         self.paths = Paths.at(config.root)
         self._store: Store | None = None
+        self._foreseen: Foreseen | None = None
 
     @property
     def store(self) -> "Store":
@@ -36,11 +38,21 @@ class Context:
             # Only the default store is made where there is none: a mistyped --store must not become an empty store.
             if self.config.store:
                 self._store = open_store(
-                    self.config.store, settings=self.store_settings, offline=self.config.fetch == "offline"
+                    self.config.store,
+                    settings=self.store_settings,
+                    offline=self.config.fetch == "offline",
+                    foreseen=self._foreseen,
                 )
             else:
                 self._store = open_store(self.paths.store, create=os.geteuid() == 0)
         return self._store
+
+    def foresee(self, env: EnvName, meanwhile: Callable[[], object]) -> None:
+        """Say, before the store is first used, what it will be asked of, and what can be done meanwhile."""
+        from envkit.store.layout import versions_prefix
+        from envkit.store.open import Foreseen
+
+        self._foreseen = Foreseen(prefix=versions_prefix(env), meanwhile=meanwhile)
 
     @property
     def store_settings(self) -> "StoreSettings":

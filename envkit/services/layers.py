@@ -5,7 +5,8 @@ as it is read. On the path of `envkit run`: what talks to that server is importe
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
 
 from envkit.cache.complete import complete_image
 from envkit.cache.usage import touch
@@ -46,6 +47,16 @@ class Images:
     @property
     def alone(self) -> bool:
         return self.demand is not None and self.demand.recording
+
+    @property
+    def starting(self) -> bool:
+        """Whether what is touched first is recorded, or on its way: reading ahead would ask for more than that."""
+        return self.demand is not None and self.demand.starting
+
+    def mounted(self, limited: Collection[str]) -> None:
+        """Tell the image server in which devices the kernel reads ahead only a little, until it knows better."""
+        if self.demand is not None and limited:
+            self.demand.mounted(limited)
 
     def end(self, code: int | None) -> dict[str, object]:
         """Tell the image server that the container has ended, with its exit code, None if it never began.
@@ -114,7 +125,8 @@ def layer_images(
 def expect_demand(context: Context, env: EnvName) -> None:
     """Start the image server while a bucket is asked what a name means, if this node never heard of the environment.
 
-    Asking takes as long as the server takes to start, and hardly a processor.
+    Asking takes as long as the server takes to start, and hardly a processor: time, too, to import what comes then.
+    Call it before the store is first used.
     """
     if context.config.fetch != "demand" or not is_bucket(context.config.store):
         return
@@ -126,6 +138,7 @@ def expect_demand(context: Context, env: EnvName) -> None:
         from envkit.ondemand import holder
 
         holder.start_if_missing(context.paths)
+        context.foresee(env, lambda: import_module("envkit.services.ondemand"))
 
 
 def _complete(context: Context, digest: str) -> str | None:

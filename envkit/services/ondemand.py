@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from envkit.errors import EnvkitError
@@ -25,6 +25,7 @@ class Demand:
     """Layers that are served on demand to one container.
 
     :ivar recording: its first touches are recorded, so that it mounts files of its own.
+    :ivar starting: they are recorded, or a start pack brings them.
     """
 
     def __init__(self, context: Context, client: Client, stack: str, *, trace: bool) -> None:
@@ -37,12 +38,18 @@ class Demand:
         self._suffix = f".{answer['recording']}" if answer.get("recording") else ""
         self._whole = answer.get("whole") is True
         self.recording = bool(self._suffix)
+        self.starting = self.recording or answer.get("streaming") is True
 
     def path(self, digest: str, complete: Mapping[str, str]) -> str:
         """Return the path that a layer is to be mounted from; `complete` are the images that this node has."""
         if digest in complete and not self._whole:
             return complete[digest]
         return self._client.path(digest + self._suffix)
+
+    def mounted(self, limited: Collection[str]) -> None:
+        """Tell in which devices the kernel reads ahead only a little; a server that is gone leaves it so."""
+        with contextlib.suppress(EnvkitError):
+            self._client.ask({"op": "mounted", "stack": self._stack, "devices": sorted(limited)})
 
     def end(self, code: int | None) -> dict[str, object]:
         """Tell that the container has ended, with its exit code; return what it has cost, if that is known."""

@@ -98,7 +98,10 @@ def keep_server(context: Context) -> bool:
     """Be the image server's holder, in the foreground, until it is stopped; return False if there is one already."""
     require_root("starting the image server")
     prepare(context.paths)
-    return holder.begin(context.paths, keep=True)
+    held = holder.begin(context.paths, keep=True)
+    if held is not None:
+        holder.hold(held, held.spawn("server"))
+    return held is not None
 
 
 def stop_server(context: Context, *, force: bool) -> bool:

@@ -32,21 +32,34 @@ class StoreFormat(Record):
     id: str
 
 
+class Foreseen(Record):
+    """What is known beforehand: a prefix that is listed first of all, and what can be done while the store is asked."""
+
+    prefix: str
+    meanwhile: Callable[[], object]
+
+
 Check = Callable[[Store], Mapping[str, object]]
 
 
 def open_store(
-    url: str, *, create: bool = False, settings: StoreSettings | None = None, offline: bool = False
+    url: str,
+    *,
+    create: bool = False,
+    settings: StoreSettings | None = None,
+    offline: bool = False,
+    foreseen: "Foreseen | None" = None,
 ) -> Store:
     """Open the store at a path or URL. `create` (for the default store) makes one where there is nothing yet.
 
     :param offline: ask no server: of a store in a bucket only what this node remembers of it can be read.
+    :param foreseen: what comes next; of a bucket it is asked at the same time.
     :raises UnsupportedStore: the URL names a kind of store that this version cannot use.
     :raises StoreUnreadable: it cannot be read, or is no store.
     :raises NewerStore: a later envkit wrote it.
     """
     if is_bucket(url):
-        return _open_bucket(url, settings or StoreSettings(), offline=offline)
+        return _open_bucket(url, settings or StoreSettings(), offline=offline, foreseen=foreseen)
     store = DirectoryStore(_directory(url))
     if create and _is_empty(store.url):
         return init_store(url)
@@ -90,20 +103,28 @@ def _bucket(url: str, settings: StoreSettings) -> Store:
     return open_bucket(url, settings)
 
 
-def _open_bucket(url: str, settings: StoreSettings, *, offline: bool) -> Store:
+def _open_bucket(url: str, settings: StoreSettings, *, offline: bool, foreseen: "Foreseen | None") -> Store:
     if offline:
         from envkit.store.offline import open_offline
 
         return open_offline(settings.copies, url.rstrip("/"), settings.endpoint)
     store = _bucket(url, settings)
-    identity = read_format(store).id
     if not settings.copies:
+        read_format(store)
         return store
     from envkit.store.offline import remember
-    from envkit.store.records import RecordCopies
+    from envkit.store.records import Listing, RecordCopies
 
+    listing = None
+    if foreseen is not None:
+        import threading  # late: only who asks a bucket has use for it
+
+        listing = Listing(store, foreseen.prefix)
+        # Now, and not before: whatever is imported earlier delays the first request.
+        threading.Thread(target=foreseen.meanwhile, name="meanwhile", daemon=True).start()
+    identity = read_format(store).id
     remember(settings.copies, url.rstrip("/"), settings.endpoint, identity)
-    return RecordCopies(store, f"{settings.copies}/{identity}")
+    return RecordCopies(store, f"{settings.copies}/{identity}", listing)
 
 
 def _is_empty_bucket(store: Store) -> bool:

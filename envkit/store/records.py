@@ -8,6 +8,7 @@ copy that is not costs a read. What is below the directory may be deleted at any
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 
 from envkit.errors import Damaged
@@ -16,14 +17,40 @@ from envkit.store.base import Status, Store
 from envkit.store.layout import version_of
 
 
+class Listing:
+    """A listing that is on its way, in a thread of its own, and good for one answer."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.prefix = prefix
+        self._found: list[tuple[str, Status]] = []
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._list, args=(store,), name="listing", daemon=True)
+        self._thread.start()
+
+    def result(self) -> list[tuple[str, Status]]:
+        """Wait for it; errors are those of `list_status`."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def _list(self, store: Store) -> None:
+        try:
+            self._found = list(store.list_status(self.prefix))
+        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+            self._error = error
+
+
 class RecordCopies(Store):
     """A store whose version records are kept in a directory, too. Everything else is passed on."""
 
-    def __init__(self, store: Store, directory: str) -> None:
+    def __init__(self, store: Store, directory: str, listing: Listing | None = None) -> None:
+        """Keep the records of `store` in a directory; the first listing of its prefix may be on its way."""
         super().__init__(store.url)
         self._store = store
         self._directory = directory
         self._listed: dict[str, Status] = {}
+        self._listing = listing
 
     def remove_leftovers(self, *, older_than: float) -> int:
         """Remove what killed writers left in the store itself."""
@@ -60,10 +87,16 @@ class RecordCopies(Store):
     def _list_status(self, prefix: str) -> Iterator[tuple[str, Status]]:
         for key in [key for key in self._listed if key.startswith(prefix)]:
             del self._listed[key]
-        for key, status in self._store.list_status(prefix):
+        for key, status in self._now(prefix):
             if version_of(key) is not None:
                 self._listed[key] = status
             yield key, status
+
+    def _now(self, prefix: str) -> Iterable[tuple[str, Status]]:
+        listing, self._listing = self._listing, None
+        if listing is not None and listing.prefix == prefix:
+            return listing.result()
+        return self._store.list_status(prefix)
 
 
 def _is_whole(key: str, data: bytes) -> bool:

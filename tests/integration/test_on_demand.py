@@ -14,7 +14,7 @@ from envkit.errors import EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_USAGE
 
 pytestmark = [pytest.mark.root, pytest.mark.lxc]
 
-SETTLING = 60.0
+SETTLING = PATIENCE
 # What tells two trees apart: every path with its type, mode, size and target, and every byte.
 DIGEST = """
 cd / && find bin opt root usr -xdev | sort > /tmp/list

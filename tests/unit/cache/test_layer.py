@@ -282,7 +282,7 @@ def test_bits_are_written_after_the_data(tmp_path, opened, monkeypatch):
     made = opened(MIXED, tmp_path)
     steps = []
     sync, save = datafile.DataFile.sync, layer.readyfile.save
-    monkeypatch.setattr(datafile.DataFile, "sync", lambda self: (steps.append("data"), sync(self)))
+    monkeypatch.setattr(datafile.DataFile, "sync", lambda self, read=None: (steps.append("data"), sync(self, read)))
     monkeypatch.setattr(layer.readyfile, "save", lambda *args: (steps.append("bits"), save(*args)))
     MIXED.put(made, 0)
     made.flush()
@@ -293,8 +293,8 @@ def test_a_chunk_that_is_put_while_data_is_synced_has_no_bit_yet(tmp_path, opene
     made = opened(MIXED, tmp_path)
     sync = datafile.DataFile.sync
 
-    def late(self):
-        sync(self)
+    def late(self, read=None):
+        sync(self, read)
         MIXED.put(made, 1)
 
     MIXED.put(made, 0)

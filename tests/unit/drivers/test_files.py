@@ -1,4 +1,5 @@
 import os
+import threading
 
 import pytest
 
@@ -77,3 +78,25 @@ def test_a_lock_is_held_by_one(tmp_path):
     assert not is_locked(path)
     with locked(path):
         assert is_locked(path)
+
+
+def test_several_may_remove_the_same_tree(tmp_path):
+    names = [f"top/{number}/{name}" for number in range(30) for name in "abcdef"]
+    failures = []
+
+    def remove():
+        try:
+            remove_tree(str(tmp_path / "top"))
+        except KernelRefused as error:
+            failures.append(error)
+
+    for _ in range(20):
+        for name in names:
+            (tmp_path / name).mkdir(parents=True)
+        threads = [threading.Thread(target=remove) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert not (tmp_path / "top").exists()

@@ -5,6 +5,7 @@ import types
 import pytest
 from cache_support import plain_sample
 
+from envkit.drivers import mount
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand.fetcher import Fetcher
@@ -118,8 +119,8 @@ def test_a_stack_that_nobody_knows_is_told_from_one_that_has_ended(stacks):
 
 def test_the_first_run_is_recorded_and_a_second_one_of_it_is_not(stacks):
     first, second = begin(stacks), begin(stacks)
-    assert prepared(stacks, first) == {"recording": first, "whole": True}
-    assert prepared(stacks, second) == {"recording": "", "whole": False}
+    assert prepared(stacks, first) == {"recording": first, "whole": True, "streaming": False}
+    assert prepared(stacks, second) == {"recording": "", "whole": False, "streaming": False}
     other = begin(stacks, command=["python3", "x.py"])
     assert prepared(stacks, other)["recording"] == other
     stacks.end(first, code=None)
@@ -129,7 +130,7 @@ def test_the_first_run_is_recorded_and_a_second_one_of_it_is_not(stacks):
 
 @pytest.mark.parametrize("changes", [{"environment": ""}, {"start_pack": False}])
 def test_without_a_name_or_where_none_is_wanted_nothing_is_recorded(stacks, changes):
-    assert prepared(stacks, begin(stacks, **changes)) == {"recording": "", "whole": False}
+    assert prepared(stacks, begin(stacks, **changes)) == {"recording": "", "whole": False, "streaming": False}
 
 
 def test_without_room_for_names_nothing_is_recorded(stacks):
@@ -188,6 +189,40 @@ def test_a_start_pack_that_is_still_coming_outlives_its_stack(stacks):
     stacks.round()
     assert stream.expired == 2
     assert not stacks.expected(TWO, 5)
+
+
+@pytest.fixture
+def devices(tmp_path, monkeypatch):
+    """Stands for the kernel's devices: a function that tells how far ahead of one it reads, in KiB."""
+    for name in ("erofs-7", "7:0"):
+        (tmp_path / "devices" / name).mkdir(parents=True)
+        (tmp_path / "devices" / name / "read_ahead_kb").write_text("16")
+    monkeypatch.setattr(mount, "_DEVICES", str(tmp_path / "devices"))
+    return lambda name: int((tmp_path / "devices" / name / "read_ahead_kb").read_text())
+
+
+def test_the_kernel_reads_ahead_again_when_a_start_pack_has_come(stacks, devices):
+    stack, stream = begin(stacks, start_pack=False), FakeStream((1, 5))
+    prepared(stacks, stack)
+    help_with(stacks, stack, stream)
+    stacks.mounted(stack, ["erofs-7", "7:0", "../erofs-7", "erofs-8"])
+    stacks.round()
+    assert devices("erofs-7") == 16
+    stream.active = False
+    stacks.round()
+    assert devices("erofs-7") == 128
+    assert devices("7:0") == 16
+
+
+def test_the_kernel_reads_ahead_again_when_a_recording_takes_no_more(stacks, devices):
+    stack = begin(stacks)
+    assert prepared(stacks, stack)["recording"] == stack
+    stacks.mounted(stack, ["erofs-7"])
+    stacks.round()
+    assert devices("erofs-7") == 16
+    stacks._stacks[stack].recording.end()
+    stacks.round()
+    assert devices("erofs-7") == 128
 
 
 def help_with(stacks, stack, stream):

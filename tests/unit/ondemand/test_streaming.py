@@ -412,3 +412,46 @@ def test_an_object_that_was_deleted_meanwhile_ends_it(tmp_path, large, fetcher):
     stream.start()
     assert ended.wait(30)
     assert not stream.expected(1, 100)
+
+
+def test_what_is_held_is_handed_on_when_it_is_released_and_not_before(large):
+    setup = Setup(large, held=True)
+    setup.stream.start()
+    setup.requests.answer_all()
+    assert setup.put == {}
+    assert setup.stream.active
+    setup.stream.release(range(len(large.layers)))
+    setup.check(places(large.all_granules()))
+    assert (setup.ends, setup.stream.active) == (1, False)
+    setup.stream.release(range(len(large.layers)))
+    assert setup.ends == 1
+
+
+def test_what_was_on_its_way_at_the_release_is_handed_on_as_it_comes(large):
+    setup = Setup(large, held=True, head=200_000)
+    setup.stream.start()
+    setup.requests.answer()
+    setup.stream.release(range(len(large.layers)))
+    assert 0 < len(setup.put) < len(large.all_granules())
+    setup.requests.answer_all()
+    setup.check(places(large.all_granules()))
+
+
+def test_of_layers_that_turn_out_to_be_others_nothing_is_handed_on(large):
+    setup = Setup(large, held=True)
+    setup.stream.start()
+    setup.requests.answer_all()
+    setup.stream.release([1])
+    setup.check([place for place in places(large.all_granules()) if place[0] == 1])
+    assert setup.ends == 1
+
+
+def test_what_is_held_and_never_released_can_be_given_up(large):
+    setup = Setup(large, held=True)
+    setup.stream.start()
+    setup.requests.answer()
+    setup.stream.stop()
+    setup.requests.answer_all()
+    setup.stream.release(range(len(large.layers)))
+    assert setup.put == {}
+    assert (setup.ends, setup.stream.active) == (1, False)

@@ -10,7 +10,7 @@ from envkit.model.version import LayerRef, Version, VersionKind
 from envkit.store import versions
 from envkit.store.directory import DirectoryStore
 from envkit.store.open import init_store
-from envkit.store.records import RecordCopies
+from envkit.store.records import Listing, RecordCopies
 
 SCI = EnvName(owner="alice", name="sci")
 KEY = "envs/alice/sci/00000001.json"
@@ -139,3 +139,27 @@ def test_a_record_that_is_damaged_on_its_way_is_not_kept(fresh, place, wrong):
     store._store._get = usual
     assert resolve(store, "sci@1").message == "a"
     assert resolve(fresh(), "sci@1").message == "a"
+
+
+def test_a_listing_that_was_on_its_way_answers_once(place):
+    store = DirectoryStore(str(place / "store"))
+    publish(store)
+    copies = RecordCopies(store, str(place / "copies"), Listing(store, "envs/alice/sci/"))
+    copies._listing._thread.join()
+    publish(store)
+    assert list(copies.list("envs/alice/sci/")) == [KEY]
+    assert len(list(copies.list("envs/alice/sci/"))) == 2
+
+
+def test_a_listing_of_something_else_answers_nothing(place):
+    store = DirectoryStore(str(place / "store"))
+    publish(store)
+    copies = RecordCopies(store, str(place / "copies"), Listing(store, "envs/alice/other/"))
+    assert list(copies.list("envs/alice/sci/")) == [KEY]
+
+
+def test_a_listing_that_failed_fails_who_asks_for_it(place):
+    store = DirectoryStore(str(place / "none" / "store"))
+    listing = Listing(store, "no prefix")
+    with pytest.raises(ValueError, match="invalid prefix"):
+        RecordCopies(store, str(place / "copies"), listing)._now("no prefix")
