@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from s3_support import racy_s3, s3  # noqa: F401  # here, so that all tests share one server
+from slurm_support import cluster, slurm  # noqa: F401  # and one cluster
 
 from envkit.drivers import cgroup, probes
 from envkit.drivers.aptsources import debian_sources, read_host
@@ -39,7 +40,7 @@ class Lack(NamedTuple):
 @functools.cache
 def lack(marker: str) -> Lack | None:
     """Return what the tests of a marker lack on this machine, or None where they can run."""
-    return {"root": _root, "lxc": _lxc, "network": _network}.get(marker, lambda: None)()
+    return {"root": _root, "lxc": _lxc, "network": _network, "systemd": _systemd}.get(marker, lambda: None)()
 
 
 def _root() -> Lack | None:
@@ -65,6 +66,11 @@ def _lxc() -> Lack | None:
     if not os.path.exists("/proc/self/ns/user"):
         return Lack("the kernel has no user namespaces", kernel=True)
     return None if os.listdir(cgroup.ROOT) else Lack(f"no control groups are mounted on {cgroup.ROOT}")
+
+
+def _systemd() -> Lack | None:
+    """As sd_booted(3) does."""
+    return None if os.path.isdir("/run/systemd/system") else Lack("systemd does not run this machine", kernel=True)
 
 
 def _network() -> Lack | None:
