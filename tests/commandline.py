@@ -15,7 +15,10 @@ import time
 from typing import NamedTuple
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PATIENCE = 60.0
+SLOWNESS = float(os.environ.get("ENVKIT_TEST_SLOWNESS", "1"))
+"""How many times as long as usual things may take: emulated machines are slow."""
+_PATIENCE = 60.0
+PATIENCE = _PATIENCE * SLOWNESS
 """Seconds after which anything is taken to hang; generous, since test machines are busy."""
 
 
@@ -75,7 +78,7 @@ class Envkit:
         if store is not None:
             self._settings["ENVKIT_STORE"] = str(store)
 
-    def __call__(self, *words, input=b"", patience=PATIENCE, **options):
+    def __call__(self, *words, input=b"", patience=_PATIENCE, **options):
         """Run to the end; return an Outcome. `input` None gives it no standard input at all.
 
         Options: `user` (through sudo), `env` (more variables; None removes one), and those of Popen.
@@ -84,7 +87,7 @@ class Envkit:
             input = input.encode()
         process = self.start(*words, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, **options)
         try:
-            out, err = process.communicate(input, patience)
+            out, err = process.communicate(input, patience * SLOWNESS)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
@@ -153,18 +156,18 @@ class Envkit:
             return int(file.readline())
 
 
-def wait_until(condition, what, *, patience=PATIENCE, pause=0.02):
+def wait_until(condition, what, *, patience=_PATIENCE, pause=0.02):
     """Wait until a condition holds, and return its value; fail saying what did not happen."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience * SLOWNESS
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
         time.sleep(pause)
     return value
 
 
-def read_until(stream, marker, *, patience=PATIENCE):
+def read_until(stream, marker, *, patience=_PATIENCE):
     """Read a pipe until a marker (bytes) has come; return all that came."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience * SLOWNESS
     seen = b""
     while marker not in seen:
         ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
@@ -207,10 +210,10 @@ class Terminal:
     def type(self, text):
         os.write(self.screen, text.encode())
 
-    def expect(self, text, *, patience=PATIENCE):
+    def expect(self, text, *, patience=_PATIENCE):
         """Wait until a text has been shown since the last one that was waited for; return what came before it."""
         wanted = text.encode()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + patience * SLOWNESS
         while wanted not in self.seen:
             ready, _, _ = select.select([self.screen], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"{text!r} was not shown; there was {self.seen[-2000:]!r}"
@@ -223,9 +226,9 @@ class Terminal:
         before, _, self.seen = self.seen.partition(wanted)
         return before.decode("utf-8", "replace")
 
-    def end(self, *, patience=PATIENCE):
+    def end(self, *, patience=_PATIENCE):
         """Wait for the end; return the exit code."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + patience * SLOWNESS
         while True:
             # What is still written has to be read, or the writer waits for ever.
             if select.select([self.screen], [], [], 0.02)[0]:

@@ -5,6 +5,7 @@ variables and directories are checked here against the characters that LXC's lin
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,13 @@ _MASKED = ("proc/kcore", "proc/keys", "proc/timer_list", "proc/sched_debug", "pr
 _MASKED_DIRECTORIES = ("proc/acpi", "proc/scsi", "sys/firmware", "sys/kernel/debug", "sys/devices/virtual/powercap")
 
 MAX_PIDS = 32_768
+
+APPARMOR_PROFILE = "lxc-container-default-cgns"
+"""The AppArmor profile of containers: LXC's own, which its package loads at boot. "generated" compiles one at every
+start, which takes five times as long as all the rest, and needs apparmor_parser(8) on LXC's PATH.
+"""
+_APPARMOR_PROFILES = "/sys/kernel/security/apparmor/profiles"
+_DEVICE = re.compile(r"/dev/[A-Za-z0-9._:+@/-]+")
 
 
 class Veth(Record):
@@ -47,8 +55,18 @@ class Limits(Record):
     cpus: int | None = None
 
 
+class Device(Record):
+    """A device node of the host, and where the container has it; both below /dev."""
+
+    source: str
+    target: str
+
+
 class ContainerConfig(Record):
-    """What varies between containers. `network` is a Veth, "none" or "host"; `groups` are supplementary gids."""
+    """What varies between containers. `network` is a Veth, "none" or "host"; `groups` are supplementary gids.
+
+    `nested`: its control groups are made below those of this process, whose limits and end are then its own, too.
+    """
 
     name: str
     hostname: str
@@ -63,6 +81,8 @@ class ContainerConfig(Record):
     terminal: bool = False
     session: bool = False
     limits: Limits = Limits()
+    nested: bool = False
+    devices: tuple[Device, ...] = ()
 
 
 class Files(Record):
@@ -77,11 +97,19 @@ def apparmor_enabled() -> bool:
     return (read_bounded("/sys/module/apparmor/parameters/enabled", 16) or b"").startswith(b"Y")
 
 
+def apparmor_confines() -> bool:
+    """Tell whether containers get their AppArmor profile: the kernel has AppArmor, and the profile is loaded."""
+    if not apparmor_enabled():
+        return False
+    loaded = read_bounded(_APPARMOR_PROFILES, 1 << 20) or b""
+    return any(line.split()[:1] == [APPARMOR_PROFILE.encode()] for line in loaded.splitlines())
+
+
 def write_config(config: ContainerConfig, directory: str) -> Files:
     """Write a container's configuration and its system call filter into a directory."""
     files = Files(config=f"{directory}/lxc.conf", log=f"{directory}/lxc.log")
     filter_path = f"{directory}/seccomp"
-    text = config_text(config, filter_path=filter_path, unified=cgroup.is_unified(), apparmor=apparmor_enabled())
+    text = config_text(config, filter_path=filter_path, unified=cgroup.is_unified(), apparmor=_apparmor_profile())
     for path, content in ((files.config, text), (filter_path, seccomp.profile())):
         # surrogateescape: values of variables may be any bytes. No fsync: worthless after a reboot.
         with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -89,16 +117,24 @@ def write_config(config: ContainerConfig, directory: str) -> Files:
     return files
 
 
+def _apparmor_profile() -> str | None:
+    """Return the profile to name: None without AppArmor, "unconfined" where LXC's is not loaded (`doctor` says so)."""
+    if not apparmor_enabled():
+        return None
+    return APPARMOR_PROFILE if apparmor_confines() else "unconfined"
+
+
 def has_errors(files: Files) -> bool:
     """Tell whether LXC logged an error: then an exit code is its own, not the command's."""
     return bool((read_bounded(files.log, 1 << 20) or b"").strip())
 
 
-def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, apparmor: bool) -> str:
+def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, apparmor: str | None) -> str:
     """Return LXC's configuration of a container (lxc.container.conf(5)).
 
     :param filter_path: path of the system call filter.
     :param unified: the machine has cgroup v2 only.
+    :param apparmor: the name of an AppArmor profile, or None where the kernel has no AppArmor.
     :raises InvalidInput: a variable or directory holds a character that the format cannot.
     """
     lines = [
@@ -120,7 +156,8 @@ def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, app
         "lxc.tty.max = 0",
         *_privilege_lines(config),
         *_network_lines(config.network),
-        *_limit_lines(config.limits, unified=unified),
+        *_limit_lines(config.limits, unified=unified, nested=config.nested),
+        *_device_lines(config.devices),
         *(_variable_line(name, value) for name, value in config.environment),
     ]
     if config.groups:
@@ -128,8 +165,8 @@ def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, app
     if not config.terminal:
         # Without a console LXC hands its own standard descriptors through: pipes and files stay what they are.
         lines.append("lxc.console.path = none")
-    if apparmor:
-        lines.append("lxc.apparmor.profile = generated")
+    if apparmor is not None:
+        lines.append(f"lxc.apparmor.profile = {apparmor}")
     return "\n".join(lines) + "\n"
 
 
@@ -173,9 +210,24 @@ def _network_lines(network: "Veth | str") -> list[str]:
     return ["lxc.net.0.type = none" if network == "host" else "lxc.net.0.type = empty"]
 
 
-def _limit_lines(limits: Limits, *, unified: bool) -> list[str]:
+def _device_lines(devices: Sequence[Device]) -> list[str]:
+    """Bind nodes into the container's own /dev, which LXC makes; mknod(2) is not possible in a user namespace."""
+    for device in devices:
+        for path in (device.source, device.target):
+            if not _DEVICE.fullmatch(path) or ".." in path.split("/"):
+                raise InvalidInput(f"{path!r:.80} cannot be a device", resolution="give a path below /dev")
+    return [f"lxc.mount.entry = {d.source} {d.target[1:]} none bind,create=file 0 0" for d in devices]
+
+
+def _limit_lines(limits: Limits, *, unified: bool, nested: bool) -> list[str]:
     prefix = "lxc.cgroup2" if unified else "lxc.cgroup"
-    lines = [f"{prefix}.pids.max = {MAX_PIDS}"]
+    if nested:
+        lines = ["lxc.cgroup.relative = 1"]
+        if unified:  # no controller is to be had there, see `cgroup.nest`
+            return lines
+    else:
+        lines = []
+    lines.append(f"{prefix}.pids.max = {MAX_PIDS}")
     if limits.memory is not None:
         if unified:
             lines += [f"{prefix}.memory.max = {limits.memory}", f"{prefix}.memory.swap.max = 0"]
@@ -219,9 +271,19 @@ def execute_argv(name: str, *, lxc_path: str, files: Files, command: Sequence[st
     return [*argv, *(["-d"] if daemon else []), "--", *command]
 
 
-def attach_argv(name: str, *, lxc_path: str, variables: dict[str, str], log: str, command: Sequence[str]) -> list[str]:
-    """Return the argv that runs `command` as root in a running container, with just these variables."""
+def attach_argv(
+    name: str,
+    *,
+    lxc_path: str,
+    variables: dict[str, str],
+    log: str,
+    command: Sequence[str],
+    user: tuple[int, int] = (0, 0),
+) -> list[str]:
+    """Return the argv that runs `command` in a running container as `user`, uid and gid, with just these variables."""
     argv = [require_program("lxc-attach"), "-n", name, "-P", lxc_path, "-o", log, "-l", "ERROR", "--clear-env"]
+    if user != (0, 0):
+        argv += ["-u", str(user[0]), "-g", str(user[1])]
     for key, value in variables.items():
         argv += ["-v", f"{key}={value}"]
     return [*argv, "--", *command]

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from envkit.drivers import cgroup, firewall, lxc, probes, process, subids
+from envkit.content.machinecode import KNOWN
+from envkit.drivers import cgroup, cpu, firewall, lxc, probes, process, subids
 from envkit.drivers.files import make_directory
 from envkit.drivers.routing import BRIDGE
 from envkit.errors import EnvkitError
@@ -67,6 +68,11 @@ def fix(context: Context) -> list[str]:
     done += [f"removed the unfinished session {path}" for path in session.sweep_sessions(context.paths)]
     done += [f"removed {path}, which a killed process was writing" for path in sweep_unfinished(context.paths)]
     return done
+
+
+def slurm_features() -> list[str]:
+    """Return the flags of this machine's CPU that versions may need, as names of features for Slurm."""
+    return sorted(cpu.flags() & KNOWN)
 
 
 def check_json(check: Check) -> dict[str, object]:
@@ -166,7 +172,10 @@ def _cgroups() -> Check:
 
 
 def _apparmor() -> Check:
-    ok = lxc.apparmor_enabled()
-    return Check(
-        "AppArmor", ok, "on" if ok else "off in this kernel", "containers lack one layer of defence", required=False
-    )
+    ok, found, remedy = lxc.apparmor_confines(), "on", "containers lack one layer of defence"
+    if not lxc.apparmor_enabled():
+        found = "off in this kernel"
+    elif not ok:
+        found = f"on, but the profile {lxc.APPARMOR_PROFILE} is not loaded"
+        remedy = "run `apt install apparmor lxc`, then `systemctl restart apparmor`"
+    return Check("AppArmor", ok, found, remedy, required=False)

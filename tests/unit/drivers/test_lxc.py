@@ -1,6 +1,7 @@
 import pytest
 
-from envkit.drivers.lxc import ContainerConfig, Limits, Veth, config_text, execute_argv
+from envkit.drivers import lxc
+from envkit.drivers.lxc import ContainerConfig, Device, Limits, Veth, config_text, execute_argv, write_config
 from envkit.drivers.seccomp import profile
 from envkit.errors import InvalidInput
 from envkit.model.idmap import for_user, shifted
@@ -15,7 +16,7 @@ JOB = ContainerConfig(
 )
 
 
-def lines(config, *, unified=True, apparmor=False):
+def lines(config, *, unified=True, apparmor=None):
     return config_text(config, filter_path="/x/seccomp", unified=unified, apparmor=apparmor).splitlines()
 
 
@@ -86,8 +87,26 @@ def test_no_other_value_can_leave_its_line(field, value):
 
 
 def test_apparmor_confines_where_the_kernel_can():
-    assert "lxc.apparmor.profile = generated" in lines(JOB, apparmor=True)
+    assert "lxc.apparmor.profile = some-profile" in lines(JOB, apparmor="some-profile")
     assert not any("apparmor" in line for line in lines(JOB))
+
+
+@pytest.mark.parametrize(
+    ("loaded", "profile"),
+    [
+        ("other (enforce)\nlxc-container-default-cgns (enforce)\n", "lxc-container-default-cgns"),
+        ("lxc-container-default-cgns-of-mine (enforce)\n", "unconfined"),
+        ("", "unconfined"),
+    ],
+)
+def test_a_profile_that_is_not_loaded_is_not_named(monkeypatch, tmp_path, loaded, profile):
+    (tmp_path / "profiles").write_text(loaded)
+    monkeypatch.setattr(lxc, "_APPARMOR_PROFILES", str(tmp_path / "profiles"))
+    monkeypatch.setattr(lxc, "apparmor_enabled", lambda: True)
+    files = write_config(JOB, str(tmp_path))
+    with open(files.config, encoding="utf-8") as file:
+        assert f"lxc.apparmor.profile = {profile}\n" in file.read()
+    assert lxc.apparmor_confines() == (profile != "unconfined")
 
 
 def test_the_filter_denies_what_kernels_were_attacked_through():
@@ -103,3 +122,30 @@ def test_the_command_comes_after_two_dashes(monkeypatch):
     monkeypatch.setattr("envkit.drivers.lxc.require_program", lambda name: f"/usr/bin/{name}")
     argv = execute_argv("n", lxc_path="/p", files=Files(config="/c", log="/l"), command=["-x", "y"])
     assert argv[-3:] == ["--", "-x", "y"]
+
+
+def test_a_nested_container_has_its_groups_below_ours():
+    assert not any("cgroup.relative" in line for line in lines(JOB))
+    nested = JOB.replace(nested=True, limits=Limits(memory=1 << 20))
+    assert "lxc.cgroup.relative = 1" in lines(nested, unified=False)
+    assert "lxc.cgroup.memory.limit_in_bytes = 1048576" in lines(nested, unified=False)
+
+
+def test_in_version_2_a_nested_container_has_no_limits_of_its_own():
+    found = lines(JOB.replace(nested=True), unified=True)
+    assert "lxc.cgroup.relative = 1" in found
+    assert not any(line.startswith("lxc.cgroup2.") for line in found)
+
+
+def test_devices_are_bound_below_the_containers_own_dev():
+    given = JOB.replace(devices=(Device(source="/dev/nvidia0", target="/dev/gpu/x"),))
+    assert "lxc.mount.entry = /dev/nvidia0 dev/gpu/x none bind,create=file 0 0" in lines(given)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/shadow", "/dev/../etc", "/dev/a b", "/dev/a\nlxc.hook = x", "dev/null", "/dev/"]
+)
+def test_what_is_no_path_of_a_device_never_becomes_a_line(path):
+    for device in (Device(source=path, target="/dev/x"), Device(source="/dev/x", target=path)):
+        with pytest.raises(InvalidInput, match="cannot be a device"):
+            lines(JOB.replace(devices=(device,)))

@@ -1,0 +1,97 @@
+"""Owns the tests inside a guest: getting the checkout in, running pytest there, getting what it left out."""
+
+import os
+import tarfile
+
+from commandline import CHECKOUT
+from vm.image import USER
+
+INSIDE = "/srv/envkit"
+"""The checkout in a guest."""
+
+_JUNIT = "/var/tmp/junit.xml"
+_RESULTS = {
+    "junit.xml": ("cat", _JUNIT),
+    "journal.log": ("journalctl", "--no-pager", "--output=short-precise"),
+    "packages": ("dpkg-query", "-W"),
+}
+_LAUNCHER = f"""#!/opt/envkit/bin/python -IS
+import glob
+import sys
+
+sys.path[:0] = ["{INSIDE}", *glob.glob("/opt/envkit/lib/python3*/site-packages")]
+from envkit.__main__ import main
+
+main()
+"""
+_SLOWNESS = "10"
+"""How many times as long as on a machine of its own things may take."""
+
+_IN = ("envkit", "tests", "benchmarks", "docs", "images", "scripts", ".ci", "README.md", "pyproject.toml")
+
+SELECTIONS = {
+    "unit": ["tests/unit"],
+    "contract": ["tests/contract"],
+    "integration": ["tests/integration"],
+    "user": ["tests/unit", "tests/contract"],
+    # What depends on kernel, LXC, systemd, control groups, and not on the words of a command line.
+    "ci": [
+        "tests/integration/test_systemd.py",
+        "tests/integration/test_run.py",
+        "tests/integration/test_sessions.py",
+        "tests/integration/test_leftovers.py",
+        "tests/integration/test_on_demand.py",
+        "tests/integration/test_overlay_mount.py",
+        "tests/integration/test_erofs_image.py",
+        *("-k", "not option and not message and not refused and not hostile"),
+    ],
+}
+
+
+def checkout(path):
+    """Write the checkout to a tar file: what the tests need, as it is now."""
+    with tarfile.open(path, "w") as tar:
+        for name in _IN:
+            tar.add(f"{CHECKOUT}/{name}", f"envkit/{name}", filter=_owned_by_root)
+
+
+def _owned_by_root(member):
+    name = os.path.basename(member.name)
+    if name in ("__pycache__", ".hypothesis", ".pytest_cache", ".mypy_cache", ".ruff_cache"):
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
+
+
+def prepare(guest):
+    """Unpack the checkout, the guest's first read-only disk, as its root would have it."""
+    guest.sh("mkdir -p /srv && tar -x -f /dev/vdb -C /srv", timeout=300).ok()
+    # As `scripts/provision` leaves a machine, but for the packages, which are there, and pip, which takes long.
+    script = 'printf %s "$1" >/usr/local/bin/envkit && chmod 755 /usr/local/bin/envkit && envkit doctor --fix'
+    guest.sh(script, _LAUNCHER, timeout=300).ok()
+
+
+def test(guest, words, *, user, timeout, output):
+    """Run pytest with these words; return its exit code. What it says goes to `output` as it comes."""
+    argv = ["/opt/envkit/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no", "--durations=40"]
+    argv += [f"--junitxml={_JUNIT}", *words]
+    env = {"ENVKIT_TEST_SLOWNESS": _SLOWNESS, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    env["HYPOTHESIS_STORAGE_DIRECTORY"] = "/tmp/hypothesis"
+    if user:
+        settings = [f"{name}={value}" for name, value in env.items()]
+        # A login of its own, as sshd makes one: a session's scope and its own control group.
+        login = ["runuser", "--login", USER, "--session-command", f'cd {INSIDE} && exec "$@"', "sh"]
+        argv = [*login, "env", *settings, *argv]
+    else:
+        argv.append("--no-skip-gated")  # nothing but the kernel may keep a test from running
+    return guest.run(*argv, env=env, cwd=INSIDE, timeout=timeout, output=output).code
+
+
+def results(guest, directory):
+    """Bring what a run left to the host: junit.xml, the journal, the kernel's messages."""
+    for name, words in _RESULTS.items():
+        done = guest.run(*words, timeout=300)
+        if done.code == 0:  # a pytest that did not begin leaves no junit.xml
+            with open(f"{directory}/{name}", "wb") as file:
+                file.write(done.out)
