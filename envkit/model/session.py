@@ -4,6 +4,7 @@ import json
 
 from envkit.errors import Damaged
 from envkit.model.ids import EnvName, is_digest
+from envkit.model.needs import NOTHING, Needs, needs_from_json, needs_to_json
 from envkit.model.record import Record
 from envkit.model.version import LayerRef
 
@@ -37,6 +38,8 @@ class Pending(Record):
 class Session(Record):
     """A session on environment `env`, opened on the version `parent`, whose layers lie below its upper directory.
 
+    `needs` is what that version needs of a node.
+
     `identity` names its container; `base` is the base at the bottom; `known` is the highest version number that the
     environment had when the session was opened; `saved` is None until the first save, `pending` but for the
     moment between a version and the note of it in here.
@@ -49,6 +52,7 @@ class Session(Record):
     layers: tuple[LayerRef, ...]
     arch: str
     known: int
+    needs: Needs = NOTHING
     description: str = ""
     created: str = ""
     saved: Saved | None = None
@@ -76,6 +80,8 @@ def session_to_json(session: Session) -> bytes:
         "created": session.created,
         "saved": None if session.saved is None else [getattr(session.saved, field) for field in Saved._fields],
     }
+    if session.needs != NOTHING:
+        document["needs"] = needs_to_json(session.needs)
     if session.pending is not None:
         document["pending"] = [session.pending.number, session.pending.tree, session.pending.fingerprint]
     return json.dumps(document, indent=1).encode() + b"\n"
@@ -105,6 +111,7 @@ def session_from_json(data: bytes, *, where: str) -> Session:
             layers=layers,
             arch=document["arch"],
             known=document["known"],
+            needs=needs_from_json(document.get("needs")),
             description=document["description"],
             created=document["created"],
             saved=None if saved is None else Saved(number=saved[0], fingerprint=saved[1], under=saved[2]),

@@ -12,6 +12,7 @@ import zlib
 
 from envkit.errors import Damaged, InvalidInput
 from envkit.model.ids import MAX_VERSION, EnvName, is_digest, is_tag
+from envkit.model.needs import NOTHING, Needs, needs_from_json, needs_to_json
 from envkit.model.record import Record
 
 VERSION_FORMAT = 1
@@ -66,7 +67,8 @@ class Report(Record):
 class Version(Record):
     """One version of an environment or a base, or a record of another kind.
 
-    `created` is UTC as in 2026-01-31T12:00:00Z, `arch` as in uname(1). `description` is the environment's, which
+    `created` is UTC as in 2026-01-31T12:00:00Z, `arch` as in uname(1), `needs` what else nodes must have.
+    `description` is the environment's, which
     versions carry on; `origin` names the version that this one is a copy of. `token` is random, so that no two writers
     ever write the same bytes. `deletes`, `restores`, `tag` with `target` (0 for none) and `renamed` (the name that the
     deleted versions now have) belong to records of other kinds.
@@ -89,6 +91,7 @@ class Version(Record):
     author: str = ""
     created: str = ""
     arch: str = ""
+    needs: Needs = NOTHING
     token: str = ""
     report: Report | None = None
 
@@ -138,6 +141,8 @@ def version_to_json(version: Version) -> bytes:
         "arch": version.arch,
         "token": version.token,
     }
+    if version.needs != NOTHING:
+        document["needs"] = needs_to_json(version.needs)
     if version.restores:
         document["restores"] = list(version.restores)
     if version.tag is not None:
@@ -201,6 +206,7 @@ def _version(document: dict[str, object]) -> Version:
         author=_text(document["author"]),
         created=_text(document["created"]),
         arch=_text(document["arch"]),
+        needs=needs_from_json(document.get("needs")),
         token=_text(document.get("token", "")),
         report=None if report is None else _report(report),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from envkit.model.history import History
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.merge import merge, sorted_entries
+from envkit.model.needs import needs_to_json
 from envkit.model.tree import Entry, Kind
 from envkit.model.version import LayerRef, Newest, Version
 from envkit.services.context import Context
@@ -32,6 +33,11 @@ def newest(context: Context, *, bases: bool = False) -> list[Newest]:
 def resolve(context: Context, text: str) -> Version:
     """Return the version that a user's text names."""
     return versions.resolve(context.store, context.ref(text))
+
+
+def exists(context: Context, text: str) -> bool:
+    """Tell whether an environment of this name has a version that is not deleted."""
+    return versions.latest(context.store, context.ref(text).env) is not None
 
 
 def history(context: Context, text: str) -> History:
@@ -94,6 +100,7 @@ def version_json(version: Version) -> dict[str, object]:
         "author": version.author,
         "created": version.created,
         "arch": version.arch,
+        "needs": needs_to_json(version.needs),
         "report": None
         if report is None
         else {

@@ -19,14 +19,16 @@ from envkit.model.collector import no_collector
 from envkit.model.idmap import shifted
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.interruption import remains
+from envkit.model.needs import Needs, together
 from envkit.model.session import Pending, Saved, Session
+from envkit.model.tree import Entry
 from envkit.model.version import Finding, LayerRef, Report, Version, VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import container_name
 from envkit.overlay.errors import ChangedMeanwhile
 from envkit.overlay.scan import Scan, scan_upper
 from envkit.sanitize import Allow
-from envkit.services.cleaning import clean, fingerprint, scanned_as
+from envkit.services.cleaning import Cleaned, clean, fingerprint, scanned_as
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
 from envkit.services.memory import Notes, read_notes, recall, remember
@@ -88,10 +90,11 @@ def save(
                 unchanged = recall(context, session, scan, replaced=cleaned.contents, notes=notes)
                 read = partial(cleaned.open, scan)
                 layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged)
+                needs = together([session.needs, _needs(context, session, scan, cleaned)])
                 files, edited = cleaned.files, cleaned.contents
                 remember(context, session, scan, layer.tree, files, replaced=edited, scanned=scanned, stored=found)
             crash_point("save:stored")
-            draft = _draft(context, session, layer, cleaned.report, message)
+            draft = _draft(context, session, layer, cleaned.report, message).replace(needs=needs)
             if other is None:
                 pending = Pending(number=session.next_version, tree=layer.tree, fingerprint=found)
                 sessions.update_session(context.paths, session.replace(pending=pending))
@@ -147,6 +150,23 @@ def _draft(context: Context, session: Session, layer: LayerRef, report: Report, 
         arch=session.arch,
         report=report,
     )
+
+
+def _needs(context: Context, session: Session, scan: Scan, cleaned: Cleaned) -> Needs:
+    """Return what a session's changes need of the nodes that run them."""
+    from envkit.services.building import layer_needs
+
+    def read(entry: Entry, most: int) -> bytes:
+        data = bytearray()
+        for start, piece in cleaned.open(scan, entry):
+            if start >= most:
+                break
+            data.extend(bytes(start - len(data)))
+            data += piece
+        return bytes(data[:most])
+
+    notes = f"{context.paths.session(session.env)}/needs"
+    return layer_needs(cleaned.entries, read, scan.stamp, notes=notes)
 
 
 def plan(context: Context, name: str, *, allow: Sequence[str] = ()) -> Draft:

@@ -6,6 +6,7 @@ import click
 
 from envkit.cli.app import App, pass_app
 from envkit.cli.console import human_bytes
+from envkit.cli.job_info import means_job, show_job
 from envkit.cli.params import json_option
 from envkit.services import sizes as service
 from envkit.services.startpacks import ColdStart
@@ -18,19 +19,23 @@ _ENTRY_POINTS = 3
     epilog="""\b
 Examples:
   envkit info sci@2
-  envkit info sci --by-package""",
+  envkit info sci --by-package
+  envkit info 12    a job; 12_3 is a task of it""",
 )
-@click.argument("env", metavar="ENV[@V]")
+@click.argument("env", metavar="ENV[@V]|ID")
 @click.option("--by-directory", is_flag=True, help="Show the largest directories.")
 @click.option("--by-package", is_flag=True, help="Show the largest packages.")
 @json_option
 @pass_app
 def command(app: App, /, *, env: str, by_directory: bool, by_package: bool, as_json: bool) -> None:
-    """Show one version: what it builds on, what saving left out, and what it costs.
+    """Show one version: what it builds on, what saving left out, and what it costs. Or a job: what it is, and how.
 
     "Stored" are the compressed bytes of all that it needs; "unique" is the part that no other environment in the store
     uses, "shared" the rest.
     """
+    if means_job(app, env):
+        show_job(app, env, as_json=as_json)
+        return
     found = service.info(app.context, env, directories=by_directory or as_json, packages=by_package or as_json)
     if as_json:
         app.console.json(service.info_json(found))
@@ -64,6 +69,10 @@ def _rows(found: service.Info) -> Iterator[tuple[str, str]]:
     yield "author", version.author
     yield "created", version.created
     yield "architecture", version.arch
+    if version.needs.cpu:
+        yield "needs a CPU with", f"{', '.join(version.needs.cpu)} ({version.needs.cpu_file} was compiled for one)"
+    if version.needs.mpi:
+        yield "MPI", ", ".join(version.needs.mpi)
     if sizes is None:
         yield "size", human_bytes(version.size)
     else:
