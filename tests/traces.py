@@ -78,9 +78,10 @@ def _processes(envkit):
 
 def _groups(own):
     """Return containers' control groups that hold nothing but processes of this root, or nothing."""
-    tops = [cgroup.ROOT] if cgroup.is_unified() else glob.glob(f"{cgroup.ROOT}/*")
+    # Those of sessions are at the top, those of jobs below the groups of whoever calls, as these tests.
+    places = {*cgroup.tops(), *cgroup.own_groups()}
     found = []
-    for path in (group for top in tops for group in glob.glob(f"{top}/lxc.*.envkit-*")):
+    for path in (group for place in places for group in glob.glob(f"{place}/lxc.*.envkit-*")):
         members = {int(line) for name in glob.glob(f"{path}/**/cgroup.procs", recursive=True) for line in _lines(name)}
         if members <= set(own):
             found.append(path)

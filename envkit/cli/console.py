@@ -1,6 +1,7 @@
 """Owns printing: data on standard output, talk on standard error."""
 
 import json
+import sys
 from collections.abc import Sequence
 
 import click
@@ -45,6 +46,11 @@ class Console:
             write_event("message", message=text)
         else:
             self._print(clean(text), err=True)
+
+    def remark(self, text: str) -> None:
+        """Tell something that only somebody at a terminal wants to know."""
+        if sys.stderr.isatty() and not self._events:
+            self.say(text)
 
     def _print(self, text: str, *, err: bool = False) -> None:
         try:

@@ -35,11 +35,13 @@ def job_from(values: Mapping[str, object], command: Sequence[str]) -> Job:
         variables=tuple(parse_variable(text, os.environ) for text in _texts(values, "variables")),
         directory=directory,
         net=net,
-        cpus=None if cpus is None else int(_positive("--cpus", cpus, whole=True)),
+        cpus=None if cpus is None else int(positive("--cpus", cpus, whole=True)),
         memory=None if memory is None else parse_size(memory),
-        timeout=None if timeout is None else _positive("--timeout", timeout),
+        timeout=None if timeout is None else positive("--timeout", timeout),
         as_root=user == "root",
         start_pack=not values.get("no_start_pack"),
+        gpus=_text(values, "gpus"),
+        devices=tuple(_texts(values, "devices")),
     )
 
 
@@ -59,7 +61,11 @@ def _texts(values: Mapping[str, object], key: str) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
-def _positive(flag: str, text: str, *, whole: bool = False) -> float:
+def positive(flag: str, text: str, *, whole: bool = False) -> float:
+    """Return the number above zero that an option gives.
+
+    :raises InvalidInput: it is none.
+    """
     try:
         number = float(text)
     except ValueError:

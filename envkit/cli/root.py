@@ -22,8 +22,20 @@ COMMANDS = {
     "save": "Store a session's changes as a new version.",
     "close": "End a session.",
     "run": "Run a command in an environment on this machine.",
+    "submit": "Run a command in an environment as a job.",
+    "sbatch": "Run a batch script in an environment as a job, unchanged.",
+    "map": "Run a command once for each of many values, as the tasks of one job.",
+    "jobs": "Show jobs and how they are.",
+    "logs": "Show what jobs print.",
+    "wait": "Wait until jobs are over.",
+    "result": "Print what jobs have printed, when they are over.",
+    "kill": "End jobs.",
+    "rerun": "Run a job again.",
+    "ssh": "Open a shell in the container of a running job.",
+    "shell-on": "Open a shell in an environment as a job.",
+    "wait-port": "Wait until a job listens on a port.",
     "list": "List environments.",
-    "info": "Show one version of an environment.",
+    "info": "Show one version of an environment, or one job.",
     "log": "Show the versions of an environment.",
     "files": "List what a version's files are.",
     "diff": "Show what differs between two versions, by package and by file.",
@@ -45,6 +57,8 @@ COMMANDS = {
     "doctor": "Check this machine and say how to mend what is missing.",
     "completion": "Print the completion script for your shell.",
 }
+HIDDEN = ("task", "follow", "enter", "sweep", "queue")
+"""What other programs call, and nobody types."""
 
 
 class CommandTree(click.Group):
@@ -56,9 +70,9 @@ class CommandTree(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command's module and return the command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in HIDDEN:
             return None
-        command = importlib.import_module(f"envkit.cli.commands.{cmd_name}").command
+        command = importlib.import_module(f"envkit.cli.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)  # noqa: S101  # modules of this package
         return command
 

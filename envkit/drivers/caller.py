@@ -1,7 +1,8 @@
 """Owns who called envkit, through sudo(8) the user who called that; and reading small files that this user wrote.
 
 envkit often runs as root for somebody else. What that user wrote is then opened with that user's rights, and used only
-where nobody else could have written it.
+where nobody else could have written it. Their files and directories that a container is to see are opened in the same
+way, so that envkit leads nobody to where they may not go.
 """
 
 import contextlib
@@ -10,7 +11,8 @@ import pwd
 import stat
 from collections.abc import Iterator, Mapping
 
-from envkit.errors import InvalidInput
+from envkit.drivers import libc
+from envkit.errors import InvalidInput, NotFound, Unavailable
 from envkit.model.record import Record
 
 _MAX_ID = (1 << 32) - 2
@@ -71,7 +73,7 @@ def read_settings(path: str, caller: Caller, *, limit: int) -> bytes | None:
     :raises UnsafeFile: it cannot be read, is no regular file or too large, or others may write it.
     """
     try:
-        with _rights_of(caller):
+        with rights_of(caller):
             # O_NONBLOCK: opening a FIFO would wait for its writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -92,20 +94,63 @@ def read_settings(path: str, caller: Caller, *, limit: int) -> bytes | None:
     return bytes(data)
 
 
+def open_path(path: str, caller: Caller) -> int:
+    """Return a descriptor of a file or directory for which the caller has the way there, as open(2) with O_PATH.
+
+    Links that only the kernel can follow, as those of /proc/self/fd, are refused: behind them are files of this
+    process.
+
+    :raises NotFound: it does not exist; :raises Unavailable: the caller may not go there.
+    """
+    try:
+        with rights_of(caller):
+            # A directory is entered, so that autofs(5) mounts what belongs there.
+            for way in (f"{path}/.", path):
+                try:
+                    return libc.openat2(libc.AT_FDCWD, way, os.O_PATH, resolve=libc.RESOLVE_NO_MAGICLINKS)
+                except OSError:
+                    if way == path:
+                        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"the volume's source {path} does not exist") from error
+    except OSError as error:
+        raise Unavailable(
+            f"the volume's source {path} cannot be opened with your rights: {_reason(error)}",
+            resolution="you need to be able to go there yourself",
+        ) from error
+    raise AssertionError  # the loop returns or raises
+
+
 @contextlib.contextmanager
-def _rights_of(caller: Caller) -> Iterator[None]:
+def rights_of(caller: Caller) -> Iterator[None]:
     """Open files as the caller: root may be unable to read a home on NFS, and no link of the user's gets its rights."""
     if os.geteuid() != 0 or caller.uid == 0:
         yield
         return
-    gid = os.getegid()
+    gid, groups = os.getegid(), os.getgroups()
+    death_signal = libc.death_signal()
     try:
+        os.setgroups(groups_of(caller))
         os.setegid(caller.gid)
         os.seteuid(caller.uid)
         yield
     finally:
         os.seteuid(0)
         os.setegid(gid)
+        os.setgroups(groups)
+        if death_signal:  # the kernel forgets it with every change of these ids
+            libc.die_with_parent(death_signal)
+
+
+def groups_of(caller: Caller) -> list[int]:
+    """Return the groups that a user is in, by the user database of this machine."""
+    name = caller.name
+    if not name:
+        try:
+            name = pwd.getpwuid(caller.uid).pw_name
+        except KeyError:
+            return [caller.gid]
+    return os.getgrouplist(name, caller.gid)
 
 
 def _check(path: str, status: os.stat_result, caller: Caller, limit: int) -> None:

@@ -1,14 +1,23 @@
-"""Owns what envkit needs to know of control groups, version 1 and 2; LXC makes and fills them."""
+"""Owns what envkit needs to know of control groups, version 1 and 2; LXC makes and fills them.
+
+A job's container lies below the groups that envkit was called in: what limits and ends these, limits and ends it. A
+session's lies at the top of each hierarchy, since it outlives the terminal that it was opened from.
+"""
 
 import contextlib
 import errno
 import os
 import signal
 import time
+from collections.abc import Sequence
 
-from envkit.errors import EnvkitError
+from envkit.drivers.files import read_text
+from envkit.errors import EnvkitError, Unavailable
 
 ROOT = "/sys/fs/cgroup"
+_MAX_PROC = 64 * 1024
+_PIVOT = "lxc.pivot"
+"""Where LXC's monitors go when they end; it never removes this, and a group that has groups below cannot be removed."""
 
 
 def is_unified() -> bool:
@@ -22,8 +31,7 @@ def leave(name: str) -> None:
 
     :raises OSError: it stays in one of them.
     """
-    tops = [ROOT] if is_unified() else [f"{ROOT}/{entry}" for entry in _subdirectories(ROOT)]
-    for top in tops:
+    for top in tops():
         if not os.path.exists(f"{top}/cgroup.procs"):
             continue
         with contextlib.suppress(FileExistsError):
@@ -37,11 +45,74 @@ def leave(name: str) -> None:
             _write(f"{top}/cgroup.procs", "0")
 
 
-def container_groups(name: str) -> list[str]:
-    """Return the directories of all control groups that LXC made for a container, in every hierarchy."""
+def tops() -> list[str]:
+    """Return the top of each hierarchy."""
+    return [ROOT] if is_unified() else [f"{ROOT}/{entry}" for entry in _subdirectories(ROOT)]
+
+
+def own_groups() -> list[str]:
+    """Return the directory of this process's own group in each hierarchy; its top where that cannot be seen."""
+    groups = {top: top for top in tops()}
+    # Several controllers of version 1 may share a hierarchy, in any order.
+    by_controllers = {frozenset(os.path.basename(top).split(",")): top for top in groups}
+    for line in read_text("/proc/self/cgroup", _MAX_PROC).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        names = controllers.removeprefix("name=") or "unified"
+        top = ROOT if is_unified() else by_controllers.get(frozenset(names.split(",")), "")
+        if top in groups and (names == "unified" or not is_unified()) and ".." not in path.split("/"):
+            own = f"{top}{path}".rstrip("/")
+            groups[top] = own if os.path.isdir(own) else top
+    return list(groups.values())
+
+
+def can_nest(*, limited: bool) -> bool:
+    """Tell whether a container's groups can lie below this process's own.
+
+    :param limited: it is to have limits of its own, which in version 2 only a group without processes can give.
+    :raises Unavailable: Slurm has put this process here, and nothing may lead out.
+    """
+    if not is_unified():
+        return True
+    own = own_groups()[0]
+    if own == ROOT or not limited:
+        return own != ROOT
+    if "slurm" in own:
+        raise Unavailable(
+            "a job of Slurm cannot give its container limits of its own on this machine",
+            resolution="ask Slurm for them, with --mem and --cpus-per-task",
+        )
+    return False
+
+
+def nest(name: str) -> list[str]:
+    """Prepare a container whose groups lie below this process's own; return the directories in which LXC makes them.
+
+    Version 1 needs nothing. In version 2 a group with processes in it has no controllers for groups below it, and LXC
+    insists on enabling those that it sees; so this process goes into a group of its own that has none, and the
+    container gets no limits of its own: those of the groups above hold. `remove_container_groups` takes it back.
+    """
+    groups = own_groups()
+    if not is_unified():
+        return groups
+    below = f"{groups[0]}/{name}"
+    os.mkdir(below)
+    _write(f"{below}/cgroup.procs", "0")
+    return [below]
+
+
+def container_groups(name: str, places: Sequence[str] | None = None) -> list[str]:
+    """Return the directories of all control groups of a container, in every hierarchy.
+
+    :param places: where they were made, as `nest` said; without it, at the top.
+    """
     wanted = (f"lxc.payload.{name}", f"lxc.monitor.{name}")
-    hierarchies = [ROOT] if is_unified() else [f"{ROOT}/{entry}" for entry in _subdirectories(ROOT)]
-    return [f"{top}/{group}" for top in hierarchies for group in wanted if os.path.isdir(f"{top}/{group}")]
+    found = []
+    for place in tops() if places is None else places:
+        found += [f"{place}/{group}" for group in wanted if os.path.isdir(f"{place}/{group}")]
+        if place.endswith(f"/{name}") and os.path.isdir(place):
+            found.append(place)
+    return found
 
 
 def _subdirectories(path: str) -> list[str]:
@@ -52,9 +123,9 @@ def _subdirectories(path: str) -> list[str]:
         return []
 
 
-def members(name: str) -> list[int]:
+def members(name: str, places: Sequence[str] | None = None) -> list[int]:
     """Return the host pids of a container's processes, as far as they are in its own control group."""
-    for group in container_groups(name):
+    for group in container_groups(name, places):
         if "lxc.payload." in group:
             try:
                 with open(f"{group}/cgroup.procs", encoding="ascii") as file:
@@ -64,23 +135,30 @@ def members(name: str) -> list[int]:
     return []
 
 
-def remove_container_groups(name: str, *, patience: float = 5.0) -> list[str]:
+def remove_container_groups(name: str, places: Sequence[str] | None = None, *, patience: float = 5.0) -> list[str]:
     """Kill what still runs in a dead container's groups, and remove them; return those that stayed.
 
+    :param places: see `container_groups`.
     :param patience: seconds to wait for killed processes to be gone.
     """
     deadline = time.monotonic() + patience
-    remaining = container_groups(name)
+    remaining = container_groups(name, places)
+    for place in remaining:
+        if place.endswith(f"/{name}") and place in own_groups():  # `nest` has put this process there
+            _write(f"{os.path.dirname(place)}/cgroup.procs", "0")
     while remaining:
         for top in remaining:
             for directory, _, _ in os.walk(top, topdown=False):
                 _kill_members(directory)
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
-        remaining = container_groups(name)
+        remaining = container_groups(name, places)
         if not remaining or time.monotonic() > deadline:
             break
         time.sleep(0.02)
+    for place in set(places or ()).difference(tops()):
+        with contextlib.suppress(OSError):  # another container's monitor is in it, on its way out
+            os.rmdir(f"{place}/{_PIVOT}")
     return remaining
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Sequence
 
 from envkit.drivers import cgroup, process
 
@@ -22,12 +23,15 @@ _AFTERWARDS = 20
 """Milliseconds that the program gets to end by itself, before and after its command was seen."""
 
 
-def command_pid(name: str) -> int | None:
-    """Return the host pid of a container's command, or None while there is none."""
-    return _processes(name).get(_COMMAND)
+def command_pid(name: str, places: Sequence[str] | None = None) -> int | None:
+    """Return the host pid of a container's command, or None while there is none.
+
+    :param places: where its control groups are, see `cgroup.container_groups`.
+    """
+    return _processes(name, places).get(_COMMAND)
 
 
-def wait(pid: int, name: str) -> int:
+def wait(pid: int, name: str, places: Sequence[str] | None = None) -> int:
     """Wait for lxc-execute, and kill what its command leaves behind.
 
     :returns: the command's exit code, 128 + N where signal N ended it.
@@ -36,7 +40,7 @@ def wait(pid: int, name: str) -> int:
     try:
         pause = _FIRST_LOOK  # most commands of a script end sooner, and cost no look
         while not _ended(program, milliseconds=pause):
-            processes = _processes(name)
+            processes = _processes(name, places)
             if _COMMAND in processes:
                 _wait_for_first(processes[_COMMAND], program)
                 pause = _AFTERWARDS
@@ -52,10 +56,10 @@ def wait(pid: int, name: str) -> int:
     return process.wait(pid)
 
 
-def _processes(name: str) -> dict[int, int]:
+def _processes(name: str, places: Sequence[str] | None) -> dict[int, int]:
     """Return a container's processes: pid inside to pid on the host."""
     found = {}
-    for pid in cgroup.members(name):
+    for pid in cgroup.members(name, places):
         try:
             with open(f"/proc/{pid}/status", "rb") as file:
                 words = next((line.split() for line in file if line.startswith(b"NSpid:")), [])

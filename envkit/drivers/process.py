@@ -17,6 +17,9 @@ from envkit.model.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from typing import NoReturn
+
+    from envkit.drivers.caller import Caller
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -221,6 +224,23 @@ def _become(
         os.execve(program, list(argv), dict(env))
     except OSError as error:
         os.write(2, f"envkit: cannot execute {program}: {error.strerror}\n".encode())
+
+
+def become(argv: Sequence[str], env: Mapping[str, str], caller: "Caller | None" = None) -> "NoReturn":
+    """Turn this process into a program, which is a path, and this user; it still dies with its parent, if it did.
+
+    :raises OSError: it stays what it is, though maybe as that user.
+    """
+    if caller is not None and os.geteuid() == 0:
+        from envkit.drivers.caller import groups_of
+
+        death_signal = libc.death_signal()
+        os.setgroups(groups_of(caller))
+        os.setresgid(caller.gid, caller.gid, caller.gid)
+        os.setresuid(caller.uid, caller.uid, caller.uid)
+        if death_signal:  # the kernel forgets it with a change of ids
+            libc.die_with_parent(death_signal)
+    os.execve(argv[0], list(argv), dict(env))
 
 
 def wait(pid: int) -> int:

@@ -53,10 +53,53 @@ SLURM_VARIABLES = (
     "SLURM_ARRAY_TASK_ID",
     "SLURM_RESTART_COUNT",
     "SLURM_CLUSTER_NAME",
-    "SLURM_CONF",
     "SLURMD_NODENAME",
+    "SLURM_ARRAY_TASK_COUNT",
+    "SLURM_ARRAY_TASK_MAX",
+    "SLURM_ARRAY_TASK_MIN",
+    "SLURM_ARRAY_TASK_STEP",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_JOB_ACCOUNT",
+    "SLURM_JOB_CPUS_PER_NODE",
+    "SLURM_JOB_END_TIME",
+    "SLURM_JOB_GPUS",
+    "SLURM_JOB_NAME",
+    "SLURM_JOB_NODELIST",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_JOB_PARTITION",
+    "SLURM_JOB_QOS",
+    "SLURM_JOB_START_TIME",
+    "SLURM_MEM_PER_CPU",
+    "SLURM_MEM_PER_NODE",
+    "SLURM_NNODES",
+    "SLURM_NODEID",
+    "SLURM_NODELIST",
+    "SLURM_NPROCS",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_PROCID",
+    "SLURM_SUBMIT_DIR",
+    "SLURM_SUBMIT_HOST",
+    "SLURM_TASKS_PER_NODE",
+    "SLURM_TMPDIR",
+    "CUDA_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
 )
-"""What a task needs of Slurm's variables, and what sudo(8) has to let through."""
+"""What a task, its srun and its user's scripts need of Slurm's variables, and what sudo(8) has to let through.
+
+Never SLURM_CONF: with that a user would have root's Slurm programs load plugins of theirs.
+"""
+KEPT = (
+    *(INDEX, ATTEMPT, NUMBER, QUEUE),
+    *("SLURM_ARRAY_*", "SLURM_CLUSTER_NAME", "SLURM_CPUS_*", "SLURM_GPUS*", "SLURM_GTIDS", "SLURM_JOBID"),
+    *("SLURM_JOB_*",),
+    *("SLURM_LAUNCH_NODE_IPADDR", "SLURM_LOCALID", "SLURM_MEM_*", "SLURM_NNODES", "SLURM_NODEID", "SLURM_NODELIST"),
+    *("SLURM_NPROCS", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PMI*", "SLURM_PROCID", "SLURM_RESTART_COUNT"),
+    *("SLURM_SRUN_COMM_*", "SLURM_STEPID", "SLURM_STEP_*", "SLURM_SUBMIT_*", "SLURM_TASKS_PER_NODE", "SLURM_TASK_PID"),
+    *("SLURM_TMPDIR", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PMI_*", "PMI2_*", "PMIX_*"),
+)
+"""The same and what srun gives to its tasks, as sudoers(5) has it: see scripts/slurm/sudoers."""
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:

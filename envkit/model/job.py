@@ -38,6 +38,7 @@ class Job(Record):
 
     `directory` None is the user's home; `as_root` runs as the container's root rather than as the invoking user.
     `start_pack`: one may be used and made; `trace`: one is made in any case, and waited for.
+    `gpus` are "all" or names as in `0,1`, as this machine's CDI files know them; `devices` are paths below /dev.
     """
 
     environment: str
@@ -52,6 +53,8 @@ class Job(Record):
     as_root: bool = False
     start_pack: bool = True
     trace: bool = False
+    gpus: str | None = None
+    devices: tuple[str, ...] = ()
 
 
 class Outcome(Record):

@@ -22,6 +22,8 @@ MAX_ORDER_BYTES = 32 << 20
 MAX_LABEL = 64
 MAX_TIME = 366 * 86400
 TOKEN = re.compile(r"[0-9a-f]{32}")
+TASK_NUMBER = "SLURM_ARRAY_TASK_ID"
+"""A parameter of this name is a task's number as its command sees it, where that is not its index: `--array 5-9`."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _PARTITION = re.compile(r"[A-Za-z0-9_.,-]{1,200}")
 
@@ -40,7 +42,8 @@ class Kind(enum.Enum):
 class Resources(Record):
     """What a job asks its queue for. None: the queue decides. `memory` in bytes per node, `time` in seconds.
 
-    `tasks` processes on `nodes` nodes with `cpus` each, `gpus` per node; `extra` are further options of sbatch(1).
+    `tasks` processes on `nodes` nodes with `cpus` each, `gpus` per node; `at_once`: of an array, so many tasks run at
+    the same time at most. `extra` are further options of sbatch(1).
     """
 
     tasks: int = 1
@@ -52,10 +55,11 @@ class Resources(Record):
     partition: str | None = None
     priority: int | None = None
     mpi: str | None = None
+    at_once: int | None = None
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, most in (("tasks", 1 << 20), ("nodes", 1 << 16), ("cpus", 1 << 16), ("gpus", 1 << 10)):
+        for name, most in _MOST:
             value = getattr(self, name)
             if value is not None and not (0 if name == "gpus" else 1) <= value <= most:
                 raise InvalidInput(f"{value} {name} cannot be asked for")
@@ -67,12 +71,25 @@ class Resources(Record):
             raise InvalidInput("an option of sbatch holds a line break")
 
 
+_MOST = (("tasks", 1 << 20), ("nodes", 1 << 16), ("cpus", 1 << 16), ("gpus", 1 << 10), ("at_once", MAX_TASKS))
+
+
 class Input(Record):
-    """The object that goes with an order: SHA-256, bytes; `offsets` are where each task's own part begins, if any."""
+    """The object that goes with an order: SHA-256, bytes; `offsets` are where each task's own part begins, if any.
+
+    What lies before the first of these is for all tasks. So that a node need not read what is not its own, `digests`
+    has the SHA-256 of that, and then of each task's part; as many as there are tasks, and one.
+    """
 
     digest: str
     size: int
     offsets: tuple[int, ...] = ()
+    digests: tuple[str, ...] = ()
+
+    def part(self, number: int) -> tuple[int, int, str]:
+        """Return start, length and digest of a part: 0 is for all tasks, `index + 1` that of a task."""
+        edges = (0, *self.offsets, self.size)
+        return edges[number], edges[number + 1] - edges[number], self.digests[number]
 
 
 class Order(Record):
@@ -115,6 +132,10 @@ class Order(Record):
             raise InvalidInput("an order needs a value of each parameter for every task")
         if not self.layers:
             raise InvalidInput("an order needs layers")
+        if self.kind is not Kind.COMMAND and self.input is None:
+            raise InvalidInput("an order of a script or a function needs it as its input")
+        if self.kind is Kind.CALL and self.input is not None and len(self.input.offsets) != self.count:
+            raise InvalidInput("an order of a function needs arguments for every task")
 
     @property
     def reference(self) -> str:
@@ -236,6 +257,8 @@ def _job(fields: dict[str, object]) -> Job:
         timeout=timeout,
         as_root=_flag(fields["as_root"]),
         start_pack=_flag(fields["start_pack"]),
+        gpus=_optional(fields["gpus"]),
+        devices=_texts(fields["devices"]),
     )
 
 
@@ -250,6 +273,7 @@ def _resources(fields: dict[str, object]) -> Resources:
         partition=_optional(fields["partition"]),
         priority=_optional_number(fields["priority"]),
         mpi=_optional(fields["mpi"]),
+        at_once=_optional_number(fields["at_once"]),
         extra=_texts(fields["extra"]),
     )
 
@@ -259,10 +283,13 @@ def _input(fields: dict[str, object]) -> Input:
     if not is_digest(digest):
         raise ValueError("the input has no valid digest")
     offsets = tuple(_number(item) for item in _list(fields["offsets"]))
+    digests = _texts(fields["digests"])
     size = _number(fields["size"])
     if list(offsets) != sorted(offsets) or (offsets and offsets[-1] > size):
         raise ValueError("the parts of the input do not fit")
-    return Input(digest=digest, size=size, offsets=offsets)
+    if len(digests) != (len(offsets) + 1 if offsets else 0) or not all(map(is_digest, digests)):
+        raise ValueError("the parts of the input have no valid digests")
+    return Input(digest=digest, size=size, offsets=offsets, digests=digests)
 
 
 def _text(value: object) -> str:

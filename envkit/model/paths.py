@@ -9,6 +9,9 @@ cache/repair/               objects that a repair is putting back into a store
 cache/records/STORE/        version records of a store in a bucket, by its identity
 cache/starts/               start packs that no store took, laid out as in a store
 queue/                      jobs of this machine, where there is no Slurm, and the key of what tasks leave in a store
+queue/queue.sqlite          which jobs there are, and how they are
+queue/jobs/NUMBER/          script, and of each task INDEX.lock, INDEX.ATTEMPT.end, INDEX.log
+queue/runner.lock, .bell, .log  whether something runs the jobs, how to wake it, and what it complained about
 sessions/OWNER/NAME/        session.json, upper/, work/, lock, memory
 runs/ID/                    one running job: lock, upper/, work/, lxc.conf, lxc.log
 /run/envkit/ (0755)             gone after a reboot
@@ -75,6 +78,22 @@ class Paths(Record):
         return f"{self.root}/queue"
 
     @property
+    def ledger(self) -> str:
+        return f"{self.queue}/queue.sqlite"
+
+    @property
+    def runner_lock(self) -> str:
+        return f"{self.queue}/runner.lock"
+
+    @property
+    def runner_bell(self) -> str:
+        return f"{self.queue}/runner.bell"
+
+    @property
+    def runner_log(self) -> str:
+        return f"{self.queue}/runner.log"
+
+    @property
     def sessions(self) -> str:
         return f"{self.root}/sessions"
 
@@ -109,6 +128,10 @@ class Paths(Record):
     @property
     def lock(self) -> str:
         return f"{self.run}/lock"
+
+    def queued(self, number: int) -> str:
+        """The directory of a job of this machine's queue."""
+        return f"{self.queue}/jobs/{number}"
 
     def layer(self, digest: str) -> str:
         """The cache directory of a layer."""

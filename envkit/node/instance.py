@@ -39,6 +39,15 @@ class Holder(Record):
         return process.is_alive(self.pid, self.started)
 
 
+class TaskNote(Record):
+    """Which task of a submitted job an instance runs."""
+
+    owner: str
+    token: str
+    index: int
+    attempt: int
+
+
 class Instance:
     """A job's directory below `runs/`, locked by this process until `remove` or its end."""
 
@@ -46,6 +55,8 @@ class Instance:
         self.name = container_name(identity)
         self.directory = f"{paths.runs}/{identity}"
         self._lock = lock
+        self.places: list[str] | None = None
+        """Where the container's control groups are, see `cgroup.container_groups`."""
 
     @classmethod
     def create(cls, paths: Paths) -> "Instance":
@@ -59,9 +70,23 @@ class Instance:
                 raise EnvkitError(f"the lock of the new directory {directory} is taken")
         return cls(paths, identity, lock)
 
+    def nest(self) -> None:
+        """Have the container's control groups below those of this process, and leave word of where that is."""
+        self.places = cgroup.own_groups()
+        _write_groups(self.directory, [*self.places, *(f"{place}/{self.name}" for place in self.places)])
+        self.places = cgroup.nest(self.name)
+
+    def note_task(self, note: TaskNote) -> None:
+        """Leave word which task this is, for who wants to enter its container."""
+        words = f"{note.owner} {note.token} {note.index} {note.attempt}\n"
+        path = f"{self.directory}/task"
+        with open(f"{path}.new", "w", encoding="utf-8") as file:  # no fsync: means nothing after a reboot
+            file.write(words)
+        os.replace(f"{path}.new", path)
+
     def remove(self) -> None:
         """Remove what the job leaves behind: its control groups and its directory."""
-        clean_container(self.name)
+        clean_container(self.name, self.places)
         remove_tree(self.directory)
         os.close(self._lock)
 
@@ -95,10 +120,30 @@ def read_holder(directory: str) -> Holder | None:
     return Holder(pid=int(lines[0]), started=int(lines[1]), layers=tuple(filter(is_digest, lines[2:])))
 
 
+def find_task(paths: Paths, owner: str, token: str, index: int) -> str | None:
+    """Return the directory of the instance that runs a task here, of several attempts the last; None if none does."""
+    found: list[tuple[int, str]] = []
+    for directory in _job_directories(paths):
+        try:
+            with open(f"{directory}/task", encoding="utf-8") as file:
+                words = file.read(_MAX_HOLDER).split()
+        except OSError:
+            continue
+        if words[:3] == [owner, token, str(index)] and len(words) == 4 and is_locked(f"{directory}/lock"):
+            found.append((int(words[3]), directory))
+    return max(found)[1] if found else None
+
+
 def live_holders(paths: Paths) -> list[Holder]:
     """Return the processes that hold mounted layers now, of jobs and of sessions."""
     directories = [*_job_directories(paths), *session_directories(paths)]
     holders = [read_holder(directory) for directory in directories]
+    return [holder for holder in holders if holder is not None and holder.alive]
+
+
+def live_jobs(paths: Paths) -> list[Holder]:
+    """Return the processes that run jobs here now."""
+    holders = [read_holder(directory) for directory in _job_directories(paths)]
     return [holder for holder in holders if holder is not None and holder.alive]
 
 
@@ -113,7 +158,9 @@ def sweep(paths: Paths) -> list[str]:
             with contextlib.suppress(OSError):  # it may just have been removed
                 lock = try_lock(f"{directory}/lock")
                 if lock is not None:
-                    dead.append(Instance(paths, os.path.basename(directory), lock))
+                    instance = Instance(paths, os.path.basename(directory), lock)
+                    instance.places = _read_groups(directory)
+                    dead.append(instance)
     for instance in dead:
         instance.remove()
     return [instance.name for instance in dead]
@@ -124,12 +171,28 @@ def dead_jobs(paths: Paths) -> list[str]:
     return [directory for directory in _job_directories(paths) if not is_locked(f"{directory}/lock")]
 
 
-def clean_container(name: str) -> None:
+def _write_groups(directory: str, places: list[str]) -> None:
+    path = f"{directory}/groups"
+    with open(f"{path}.new", "w", encoding="utf-8") as file:  # no fsync: groups do not outlive a reboot
+        file.write("".join(f"{place}\n" for place in places))
+    os.replace(f"{path}.new", path)
+
+
+def _read_groups(directory: str) -> list[str] | None:
+    try:
+        with open(f"{directory}/groups", encoding="utf-8") as file:
+            return file.read(_MAX_HOLDER).splitlines()
+    except OSError:  # it was killed before it had any
+        return None
+
+
+def clean_container(name: str, places: list[str] | None = None) -> None:
     """Remove the control groups of a dead container, and what still runs in them.
 
+    :param places: where they are, see `cgroup.container_groups`.
     :raises EnvkitError: some stayed.
     """
-    remaining = cgroup.remove_container_groups(name)
+    remaining = cgroup.remove_container_groups(name, places)
     if remaining:
         raise EnvkitError(
             f"cannot remove the control group {remaining[0]}", resolution="see which processes are in its cgroup.procs"

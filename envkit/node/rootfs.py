@@ -125,7 +125,9 @@ class Rootfs:
                 dir_fd=parent,
             )
             try:
-                os.write(descriptor, data)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
                 os.fchown(descriptor, *self._host_ids(uid, gid))
                 os.fchmod(descriptor, mode)
             finally:
@@ -152,6 +154,18 @@ class Rootfs:
                         f"/{name} of the environment is no directory", resolution=f"containers need a real /{name}"
                     )
 
+    def link(self, path: str, target: str) -> None:
+        """Put a symlink at a path where nothing is yet; its directory is created if it is missing."""
+        directory, _, name = path.rpartition("/")
+        parent = self.make_directory(directory)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, name, dir_fd=parent)
+        except OSError as error:
+            raise io_error(f"create {path} in the environment", error) from error
+        finally:
+            os.close(parent)
+
     def mount_tmpfs(self, path: str, *, mode: int = 0o755) -> None:
         """Mount an empty tmpfs of the container's root at a path, which must be a directory or nothing yet."""
         target = self.make_directory(path)
@@ -162,8 +176,8 @@ class Rootfs:
         finally:
             os.close(target)
 
-    def bind(self, source: str, target: str, *, read_only: bool, recursive: bool = True) -> None:
-        """Bind a host's file or directory to a path, which is created if it is missing."""
+    def bind(self, source: str | int, target: str, *, read_only: bool, recursive: bool = True) -> None:
+        """Bind a host's file or directory, a path or a descriptor, to a path, which is created if it is missing."""
         clone = mount.bind_clone(source, read_only=read_only, recursive=recursive)
         if stat.S_ISDIR(os.fstat(clone).st_mode):
             place = self.make_directory(target)

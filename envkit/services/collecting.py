@@ -13,6 +13,7 @@ from envkit.drivers.crash import crash_point
 from envkit.errors import Conflict, Damaged, Unavailable
 from envkit.model.progress import Step
 from envkit.services.context import Context
+from envkit.services.forgetting import forget_old_or_say
 from envkit.services.marking import YOUNG, Marked, Marker
 from envkit.services.startpacks import unneeded
 from envkit.store import epochs, layout, leases
@@ -49,7 +50,8 @@ class Collected:
 
     `ripe_in` is how many seconds have to pass before what is condemned may be deleted, None where nothing is;
     `writers` are those that it waits for besides. `spared` counts objects that were condemned and are needed again.
-    `start_packs` counts those of stacks that no version has any more, and those that newer ones supersede.
+    `start_packs` counts those of stacks that no version has any more, and those that newer ones supersede; `jobs` those
+    that ended long ago and are forgotten.
     """
 
     dry_run: bool = False
@@ -61,6 +63,7 @@ class Collected:
     expired_leases: int = 0
     leftovers: int = 0
     start_packs: int = 0
+    jobs: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -125,6 +128,7 @@ class _Collection:
         now = self._clock.now()
         self._refuse_the_future(now)
         self._remove_expired(now)
+        self._forget_jobs(now)
         epoch = epochs.current(self._store)
         if epoch.is_open:
             epoch = self._go_on(epoch)
@@ -146,6 +150,11 @@ class _Collection:
                 self._result.expired_leases += 1
                 if not self._result.dry_run:
                     leases.remove(self._store, lease)
+
+    def _forget_jobs(self, now: float) -> None:
+        self._result.jobs, note = forget_old_or_say(self._context, now=now, dry_run=self._result.dry_run)
+        if note:
+            self._result.notes.append(note)
 
     def _mark(self) -> Marked:
         with self._context.progress.step("looking what is needed", unit="steps"):

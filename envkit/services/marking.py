@@ -1,8 +1,8 @@
 """Owns what a store still needs: the mark of a collection, taken anew each time and from the store alone.
 
-Needed are the trees of all versions that can still be run or brought back, all trees that are young, every pack that
-one of these trees names, and all packs that are young. Whatever cannot be read or understood on the way ends the mark:
-a guess would delete data.
+Needed are the trees of all versions that can still be run or brought back, and of submitted jobs that are not over, all
+trees that are young, every pack that one of these trees names, and all packs that are young. Whatever cannot be read
+or understood on the way ends the mark: a guess would delete data.
 """
 
 import os
@@ -18,6 +18,7 @@ from envkit.model.ids import MAX_VERSION, EnvName
 from envkit.model.tree import Chunk
 from envkit.model.version import Version
 from envkit.services.context import Context
+from envkit.services.forgetting import needed_layers
 from envkit.services.startpacks import Stacks, stacks_of
 from envkit.store import layout, versions
 from envkit.store.base import Status, Store
@@ -88,7 +89,8 @@ class Marker:
         live, kept, dead = _sorted_versions(histories, listed, now - grace)
         young = {digest for digest, status in trees.items() if now - status.modified < YOUNG}
         roots = {layer.tree for version in live for layer in version.layers} | young
-        kept_trees = {layer.tree for version in kept for layer in version.layers} - roots
+        kept_trees = {layer.tree for version in kept for layer in version.layers} | needed_layers(self._store)
+        kept_trees -= roots
         needed = self._named(roots) | self._named(kept_trees, absent=kept_trees - set(trees))
         needed |= {digest for digest, status in packs.items() if now - status.modified < YOUNG}
         expendable = Objects(

@@ -3,7 +3,8 @@
 import contextlib
 import os
 
-from envkit.drivers import lxc, lxc_command, process
+from envkit.drivers import cgroup, lxc, lxc_command, process
+from envkit.drivers.caller import find_caller, open_path
 from envkit.drivers.mount import enter_private_namespace
 from envkit.drivers.subids import container_range
 from envkit.errors import (
@@ -16,11 +17,13 @@ from envkit.errors import (
     Unavailable,
 )
 from envkit.model.idmap import CONTAINER_IDS, IdMap, for_user, shifted
-from envkit.model.job import Job, Outcome
+from envkit.model.job import Job, Outcome, Volume
+from envkit.model.record import Record
 from envkit.model.version import Version
 from envkit.node import account as accounts
 from envkit.node.account import Account
-from envkit.node.instance import Instance, prepare, sweep
+from envkit.node.devices import LIBRARY_PATH, Devices
+from envkit.node.instance import Instance, TaskNote, prepare, sweep
 from envkit.node.rootfs import Rootfs
 from envkit.node.stack import unmount_stack
 from envkit.services.container import (
@@ -31,8 +34,9 @@ from envkit.services.container import (
     open_stack,
 )
 from envkit.services.context import Context, require_root
+from envkit.services.fitting import check_fits
 from envkit.services.layers import Images, expect_demand, layer_images
-from envkit.services.signals import Forwarder
+from envkit.services.signals import Forwarder, held
 from envkit.store import versions
 
 _GRACE = 10.0
@@ -75,9 +79,23 @@ def run(context: Context, job: Job) -> Outcome:
     return run_version(context, job, versions.resolve(context.store, wanted))
 
 
-def run_version(context: Context, job: Job, version: Version) -> Outcome:
+class Additions(Record):
+    """What the container of a task has besides what its job asks for.
+
+    `binds` are files and directories of envkit's own, to be seen at a path. `variables` give way to the job's. `note`
+    says which task it is. `hostname` None is the environment's name.
+    """
+
+    binds: tuple[Volume, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+    note: TaskNote | None = None
+    hostname: str | None = None
+
+
+def run_version(context: Context, job: Job, version: Version, added: Additions = Additions()) -> Outcome:  # noqa: B008
     """Do what `run` does, in a version that is known."""
     require_root("running a job")
+    check_fits(version)
     prepare(context.paths)
     sweep(context.paths)
     images = layer_images(
@@ -91,11 +109,17 @@ def run_version(context: Context, job: Job, version: Version) -> Outcome:
     code = None
     try:
         with Forwarder() as signals:
-            instance = Instance.create(context.paths)
+            instance = None
             try:
-                code = _run_instance(context, job, version, images, instance, signals)
+                with held():
+                    instance = Instance.create(context.paths)
+                if added.note is not None:
+                    instance.note_task(added.note)
+                code = _run_instance(context, job, version, images, instance, signals, added)
             finally:
-                instance.remove()
+                if instance is not None:
+                    with held():
+                        instance.remove()
     finally:
         cost = images.end(code)
     return Outcome(code=code, cost=cost)
@@ -108,32 +132,49 @@ def _run_instance(
     images: Images,
     instance: Instance,
     signals: Forwarder,
+    added: Additions,
 ) -> int:
     account = accounts.ROOT if job.as_root else accounts.invoking_user()
-    ids = _ids(account)
-    sources = [_source(volume.source) for volume in job.volumes]
-    enter_private_namespace()
+    limits = lxc.Limits(memory=job.memory, cpus=job.cpus)
+    nested = cgroup.can_nest(limited=limits != lxc.Limits())
     with contextlib.ExitStack() as cleanup:
+        devices = Devices()
+        if job.gpus is not None or job.devices:
+            from envkit.services.devices import find_devices
+
+            devices = find_devices(job.gpus, job.devices)
+            account = account.replace(groups=(*account.groups, *devices.groups(account)))
+        ids = _ids(account)
+        enter_private_namespace()
+        sources = [_source(volume.source, cleanup) for volume in job.volumes]
         root = open_stack(context, images, instance.directory, ids, session=False)
         cleanup.callback(unmount_stack, context.paths)
         network = network_for(context, job.net or context.config.net)
+        hostname = added.hostname or version.env.name
         with Rootfs(root, ids) as rootfs:
             rootfs.mount_tmpfs("/run")
             if network.interface == "host":
                 rootfs.bind("/sys", "/sys", read_only=True, recursive=False)
-            container_files(rootfs, hostname=version.env.name, network=network)
+            container_files(rootfs, hostname=hostname, network=network)
             account = accounts.settle(account, rootfs)
+            for bind in added.binds:
+                rootfs.bind(bind.source, bind.target, read_only=bind.read_only)
             for volume, source in zip(job.volumes, sources, strict=True):
                 rootfs.bind(source, volume.target, read_only=volume.read_only)
+            given = devices.put_into(rootfs)
             directory = job.directory or (account.home if rootfs.exists(account.home) else "/")
             if not rootfs.exists(directory):
                 raise NotFound(f"{version} has no directory {directory}", resolution="bind one with -v, or save one")
-            variables = base_variables(user=account.name, home=account.home)
+            variables = base_variables(user=account.name, home=account.home) | given | dict(added.variables)
             variables |= {"ENVKIT_ENVIRONMENT": str(version)} | dict(job.variables)
+            if (theirs := variables.get(LIBRARY_PATH, "")) != (ours := given.get(LIBRARY_PATH, "")) and ours:
+                variables[LIBRARY_PATH] = f"{theirs}:{ours}"
             _check_command(rootfs, job.command[0], variables["PATH"], directory, version)
+        if nested:
+            instance.nest()
         config = lxc.ContainerConfig(
             name=instance.name,
-            hostname=version.env.name,
+            hostname=hostname,
             rootfs=root,
             ids=ids,
             network=network.interface,
@@ -143,7 +184,9 @@ def _run_instance(
             groups=account.groups,
             directory=directory,
             terminal=on_terminal(),
-            limits=lxc.Limits(memory=job.memory, cpus=job.cpus),
+            limits=limits,
+            nested=nested,
+            devices=devices.nodes,
         )
         return _execute(context, config, job, instance, signals)
 
@@ -152,10 +195,10 @@ def _execute(context: Context, config: lxc.ContainerConfig, job: Job, instance: 
     files = lxc.write_config(config, instance.directory)
     argv = lxc.execute_argv(config.name, lxc_path=context.paths.lxc, files=files, command=job.command)
     pid = process.spawn(argv[0], argv, env=lxc.environment(), own_group=not config.terminal)
-    signals.forward_to(pid, lambda: lxc_command.command_pid(config.name))
+    signals.forward_to(pid, lambda: lxc_command.command_pid(config.name, instance.places))
     if job.timeout is not None:
         signals.limit(job.timeout, grace=_GRACE)
-    code = lxc_command.wait(pid, config.name)
+    code = lxc_command.wait(pid, config.name, instance.places)
     signals.ended()
     if signals.timed_out:
         return EXIT_TIMEOUT
@@ -183,11 +226,11 @@ def _ids(account: Account) -> IdMap:
     return for_user(first, account.uid, gids)
 
 
-def _source(path: str) -> str:
-    """Return a volume's source as an absolute path."""
-    if not os.path.exists(path):
-        raise NotFound(f"the volume's source {path} does not exist")
-    return os.path.realpath(path)
+def _source(path: str, cleanup: contextlib.ExitStack) -> int:
+    """Return a descriptor of a volume's source, opened with the rights of who called; good until `cleanup`."""
+    descriptor = open_path(path, find_caller(os.environ))
+    cleanup.callback(os.close, descriptor)
+    return descriptor
 
 
 def _check_command(rootfs: Rootfs, command: str, search: str, directory: str, version: Version) -> None:

@@ -7,6 +7,7 @@ envs/<owner>/<name>/<8 digits>.json   versions
 starts/<owner>/<name>/<16 hex>-<16 hex>-<8 digits>-<sha256>   start packs: stack, entry point, number, header
 jobs/<owner>/<token>/order.json       what was submitted; beside it `input-<sha256>` and what its tasks leave:
 jobs/<owner>/<token>/<8 digits>.<4 digits>.<part>  by task and attempt: `result`, `value`, `out.<6 digits>` ...
+    and of task 0, attempt 0, `order`: the digest of the order, by its submitter
 tickets/<owner>/<queue>/<10 digits>.json                      which order a queue's job is
 probe/, clock/                        nothing that lasts: written to find something out, and removed
 leases/<32 hex>-<8 digits>            writers that are at work

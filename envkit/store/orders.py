@@ -23,6 +23,8 @@ MAX_SEGMENT = 8 << 20
 MAX_VALUE = 4 << 30
 RESULT = "result"
 VALUE = "value"
+PINNED = "order"
+"""The part in which the submitter, as task 0, attempt 0, seals the digest of the order."""
 _SEAL = 32
 
 
@@ -79,7 +81,7 @@ def get_input(store: Store, order: Order, given: Input, *, limit: int) -> bytes:
 
 def seal(key: bytes, name: str, data: bytes) -> bytes:
     """Return data behind a seal: HMAC-SHA-256 under a submission's key, over the object's name and the data."""
-    return hmac.digest(key, name.encode() + b"\0" + data, "sha256") + data
+    return _mac(key, name, data) + data
 
 
 def unseal(key: bytes, name: str, sealed: bytes) -> bytes:
@@ -88,15 +90,21 @@ def unseal(key: bytes, name: str, sealed: bytes) -> bytes:
     :raises Damaged: somebody else wrote it, for another name, or it was changed.
     """
     data = sealed[_SEAL:]
-    if not hmac.compare_digest(seal(key, name, data)[:_SEAL], sealed[:_SEAL]):
+    if not hmac.compare_digest(_mac(key, name, data), sealed[:_SEAL]):
         raise Damaged(f"{name} was not written by the job that it belongs to")
     return data
 
 
-def put_part(store: Store, order: Order, key: bytes, index: int, attempt: int, part: str, data: bytes) -> None:
-    """Store something that an attempt at a task leaves, sealed; what is there already stays."""
+def _mac(key: bytes, name: str, data: bytes) -> bytes:
+    mac = hmac.new(key, name.encode() + b"\0", "sha256")
+    mac.update(data)  # not in one piece: a value may have gigabytes
+    return mac.digest()
+
+
+def put_part(store: Store, order: Order, key: bytes, index: int, attempt: int, part: str, data: bytes) -> bool:
+    """Store something that an attempt at a task leaves, sealed; False if there is something, which stays."""
     name = layout.task_key(order.owner, order.token, index, attempt, part)
-    store.put_if_absent(name, seal(key, name, data))
+    return store.put_if_absent(name, seal(key, name, data))
 
 
 def get_part(

@@ -25,19 +25,22 @@ LAYERS = {
 }
 LAYERS["ondemand"] = {*LAYERS}
 LAYERS["services"] = {*LAYERS}
+LAYERS["client"] = {"model", "errors"}
 LAYERS["cli"] = {"services", "config", "model", "errors"}
 
 HOMES = {
     "click": ("cli",),
     "rich": ("cli",),
     "pyroute2": ("drivers/network.py", "drivers/routing.py"),
-    "subprocess": ("drivers/process.py",),
+    "subprocess": ("drivers/process.py", "client"),
+    "cloudpickle": ("client",),
     "ctypes": ("drivers",),
     "sqlite3": ("store", "jobs"),
     "obstore": ("store/bucket.py", "store/connect.py", "store/credentials.py"),
     "boto3": ("store/credentials.py",),
     "pyfastcdc": ("content",),
     "zstandard": ("content",),
+    "iced_x86": ("content/machinecode.py",),
 }
 
 # What `envkit run` of a cached environment imports, besides envkit: each of the others costs 4 to 60 ms.

@@ -9,11 +9,17 @@ from envkit.services import doctor
 
 
 @click.command("doctor", epilog="Example: sudo envkit doctor --fix")
+@click.option(
+    "--slurm-features", is_flag=True, help="Print what the node's line in slurm.conf may say of its CPU, and no more."
+)
 @click.option("--fix", is_flag=True, help="Mend what can be mended: ranges of ids, what dead jobs left behind.")
 @json_option
 @pass_app
-def command(app: App, /, *, fix: bool, as_json: bool) -> int:
+def command(app: App, /, *, slurm_features: bool, fix: bool, as_json: bool) -> int:
     """Check this machine: kernel, programs, ids, space, leftovers. Everything that is missing, each with its fix."""
+    if slurm_features:
+        app.console.data(f"Feature={','.join(doctor.slurm_features())}")
+        return 0
     if fix:
         for line in doctor.fix(app.context):
             app.console.say(line)

@@ -54,6 +54,8 @@ def _lines(done: Collected) -> list[str]:
     if done.ripe_in is not None:
         when = f"in {human_duration(done.ripe_in)} or later" if done.ripe_in > 0 else "when they have ended"
         lines.append(f"run `envkit gc` again {when} to delete what is condemned")
+    if done.jobs:
+        lines.append(f"{deleted} what {done.jobs} jobs left that ended more than a month ago")
     if done.expired_leases or done.leftovers:
         lines.append(f"{removed} {done.expired_leases + done.leftovers} leftovers of processes that died")
     return lines

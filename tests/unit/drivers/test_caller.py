@@ -1,10 +1,13 @@
 import os
 import pwd
+import signal
 
 import pytest
 
 from envkit.drivers import caller as module
-from envkit.drivers.caller import Caller, UnsafeFile, find_caller, read_settings
+from envkit.drivers import libc
+from envkit.drivers.caller import Caller, UnsafeFile, find_caller, open_path, read_settings, rights_of
+from envkit.errors import NotFound, Unavailable
 
 NOBODY = pwd.getpwnam("nobody")
 ROOT = Caller(uid=0, gid=0, name="", home="/root")
@@ -96,3 +99,67 @@ def test_a_file_that_others_may_write_is_refused(tmp_path, mode):
     with pytest.raises(UnsafeFile, match="others may write to it") as caught:
         read_settings(str(path), ROOT, limit=9)
     assert caught.value.resolution == f"run `chmod go-w {path}`"
+
+
+@needs_root
+def test_a_path_is_opened_only_where_the_caller_may_go(tmp_path):
+    nobody = Caller(uid=NOBODY.pw_uid, gid=NOBODY.pw_gid, name="nobody", home="")
+    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
+        directory.chmod(0o755)
+    closed = tmp_path / "closed"
+    (closed / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("closed/inside")
+    before = (os.geteuid(), os.getegid(), os.getgroups())
+    for path in ("closed", "closed/inside", "link"):
+        os.close(open_path(str(tmp_path / path), nobody))
+    closed.chmod(0o700)
+    os.close(open_path(str(closed), nobody))  # the directory itself can be seen, and is of no use
+    for path in ("closed/inside", "link"):
+        with pytest.raises(Unavailable, match="with your rights"):
+            open_path(str(tmp_path / path), nobody)
+    os.close(open_path(str(closed / "inside"), ROOT))
+    assert (os.geteuid(), os.getegid(), os.getgroups()) == before
+
+
+@needs_root
+def test_the_groups_of_the_caller_count(tmp_path):
+    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
+        directory.chmod(0o755)
+    shared = tmp_path / "shared"
+    (shared / "inside").mkdir(parents=True)
+    os.chown(shared, 0, 54_500)
+    shared.chmod(0o750)
+    with pytest.raises(Unavailable):
+        open_path(str(shared / "inside"), Caller(uid=54_501, gid=54_501, name="", home=""))
+    os.close(open_path(str(shared / "inside"), Caller(uid=54_501, gid=54_500, name="", home="")))
+
+
+def test_links_that_only_the_kernel_can_follow_are_refused(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for path in (f"/proc/self/fd/{descriptor}", "/proc/self/root/etc", "/proc/1/cwd"):
+            with pytest.raises(Unavailable, match="with your rights"):
+                open_path(path, ROOT)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_path_that_is_not_there_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "missing", tmp_path / "file/below"):
+        with pytest.raises(NotFound, match="does not exist"):
+            open_path(str(path), ROOT)
+    os.close(open_path(str(tmp_path / "file"), ROOT))
+
+
+@needs_root
+def test_who_dies_with_its_parent_still_does_after_acting_for_the_caller():
+    """The kernel forgets that whenever these ids change."""
+    nobody = Caller(uid=NOBODY.pw_uid, gid=NOBODY.pw_gid, name="nobody", home="")
+    pid = os.fork()
+    if pid == 0:
+        libc.die_with_parent(signal.SIGKILL)
+        with rights_of(nobody):
+            forgotten = libc.death_signal() == 0
+        os._exit(0 if forgotten and libc.death_signal() == signal.SIGKILL else 1)
+    assert os.waitpid(pid, 0)[1] == 0
