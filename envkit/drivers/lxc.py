@@ -160,6 +160,10 @@ def config_text(config: ContainerConfig, *, filter_path: str, unified: bool, app
         *_device_lines(config.devices),
         *(_variable_line(name, value) for name, value in config.environment),
     ]
+    if config.uid and not config.session:
+        # Who becomes another user loses the death signal, and LXC sets it again only if it is not the usual SIGKILL.
+        # On SIGTERM its init asks all processes to end, and kills them a second later.
+        lines.append("lxc.monitor.signal.pdeath = SIGTERM")
     if config.groups:
         lines.append("lxc.init.groups = " + ",".join(map(str, config.groups)))
     if not config.terminal:

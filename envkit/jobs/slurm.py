@@ -139,14 +139,18 @@ class SlurmQueue(Queue):
         """End tasks, or whole jobs; return those that were not there to be ended any more."""
         statuses = self.statuses({task.job for task in tasks})
         names: list[str] = []
+        waiting: list[str] = []
         missing: list[TaskId] = []
         for task in tasks:
             there = [one for one in _tasks(statuses.get(task.job), task) if not one.state.over]
             if there:
                 names.append(str(task if there[0].id.index is not None else TaskId(job=task.job)))
+                if there[0].id == task and there[0].state is not State.RUNNING:
+                    waiting.append(names[-1])
             else:
                 missing.append(task)
         with _told("does not end jobs"):
+            slurm.part(waiting)
             slurm.cancel(names)
         return missing
 
@@ -236,11 +240,14 @@ def _task(row: JobRow, index: int | None) -> TaskStatus:
     state = _STATES.get(row.state, State.RUNNING)
     if state is State.QUEUED and row.reason.partition(",")[0] in _HELD:
         state = State.WAITING
+    reason = row.reason
+    if state is State.KILLED and reason in ("JobHeldUser", "JobHeldAdmin"):  # it was, before it was ended
+        reason = "None"
     began = bool(row.node) and state not in (State.QUEUED, State.WAITING)
     return TaskStatus(
         id=TaskId(job=row.job, index=index),
         state=state,
-        reason=_REASONS.get(row.state) or _WORDS.get(row.reason, row.reason)[:200],
+        reason=_REASONS.get(row.state) or _WORDS.get(reason, reason)[:200],
         node=row.node,
         began=row.began if began else 0.0,
         ended=row.ended if state.over else 0.0,

@@ -11,7 +11,7 @@ from envkit.errors import Damaged, Unavailable
 from envkit.model.order import Resources
 from envkit.model.record import Record
 from envkit.model.task import NodeFacts
-from envkit.model.version import Version
+from envkit.model.version import Version, VersionKind
 from envkit.services.context import Context
 from envkit.store import layout
 from envkit.store.parallel import each
@@ -134,7 +134,7 @@ def _check_amounts(resources: Resources, nodes: Sequence[NodeFacts], where: str)
 def _mpi_notes(version: Version, resources: Resources) -> list[str]:
     """Say what looks wrong with how the processes of a job find one another; nothing here is sure."""
     kind, families = resources.mpi, version.needs.mpi
-    if kind is not None and not families:
+    if kind is not None and not families and version.kind is not VersionKind.BASE:  # bases are not looked through
         return [f"--mpi={kind}: no library of MPI was seen in {version}"]
     if kind == "pmi2" and families == (_NO_PMI2,):
         return ["--mpi=pmi2: Open MPI as Debian has it cannot use that; use --mpi=pmix"]

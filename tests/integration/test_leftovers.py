@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from commandline import read_until, wait_until
+from commandline import ALICE, read_until, wait_until
 from traces import new_traces, traces
 
 from envkit.drivers import cgroup
@@ -171,6 +171,17 @@ def test_doctor_leaves_a_run_alone_that_goes_on(envkit, running):
 def test_a_killed_lxc_ends_the_run_and_leaves_nothing(envkit, before, running):
     os.kill(_child(running.pid), signal.SIGKILL)
     assert running.wait(30) == 137
+    assert new_traces(envkit, before) == []
+
+
+def test_a_killed_run_of_a_user_leaves_nothing(envkit, before):
+    """Who becomes another user loses the signal that comes when its parent dies, unless it is asked for again."""
+    words = ("run", "-e", TINY, "--", "sh", "-c", "trap '' TERM; echo ready; sleep 1000")
+    with envkit.start(*words, user=ALICE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    wait_until(lambda: not _processes(envkit), "every process of the container ends", patience=10)
+    envkit("doctor", "--fix")
     assert new_traces(envkit, before) == []
 
 

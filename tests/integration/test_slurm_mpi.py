@@ -56,8 +56,3 @@ def test_ranks_on_four_nodes_find_one_another(slurm, cluster, mpi_root):
     lines = alice("result", job).stdout.splitlines()
     assert "ring of 4: 6" in lines
     assert sorted(line.split()[3] for line in lines if line.startswith("rank ")) == list(NODES)
-
-
-def test_an_mpi_that_does_not_fit_is_noted(cluster, mpi_root):
-    words = ("submit", "-e", "base/mpi", "-n", "2", "--mpi", "pmi2", "--", "--hold", "--", "true")
-    assert "use --mpi=pmix" in cluster.run("sudo", "envkit", *words, user="alice").stderr

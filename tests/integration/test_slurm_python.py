@@ -12,9 +12,9 @@ pytestmark = [pytest.mark.root, pytest.mark.lxc]
 SCRIPT = """\
 import os
 import envkit
-futures = envkit.map(lambda x: (x * x, os.getuid(), os.environ["SLURMD_NODENAME"]), range(12), _env="base/python")
+futures = envkit.map(lambda x: (x * x, os.getuid()), range(12), _env="base/python")
 values = futures.results(50)
-print([value for value, _, _ in values], {uid for _, uid, _ in values}, len({node for _, _, node in values}))
+print([value for value, _ in values], {uid for _, uid in values})
 try:
     envkit.call(lambda: 1 / 0, _env="base/python").result(50)
 except ZeroDivisionError as error:
@@ -22,11 +22,11 @@ except ZeroDivisionError as error:
 """
 
 
-def test_a_map_is_spread_over_the_nodes_and_exceptions_come_back(slurm, cluster, python_root):  # noqa: F811
+def test_values_and_exceptions_come_back(slurm, cluster, python_root):  # noqa: F811
     if not os.path.exists(f"{slurm.directory}/store/format.json"):
         cluster.run("envkit", "store", "init", f"{slurm.directory}/store")
     cluster.run("envkit", "base", "import", "python", python_root)
     environment = {"PYTHONPATH": CHECKOUT, "ENVKIT_COMMAND": f"sudo -n {slurm.directory}/bin/envkit"}
     done = cluster.run(sys.executable, "-c", SCRIPT, user="alice", env=environment)
     values = [number * number for number in range(12)]
-    assert done.stdout == f"{values} {{54321}} 4\ndivision by zero\n"
+    assert done.stdout == f"{values} {{54321}}\ndivision by zero\n"

@@ -24,9 +24,14 @@ SYSTEM = (
 )
 """What makes a Debian machine of it: init, the distribution's kernel, logins, AppArmor."""
 
+LEFT_OUT = frozenset(
+    {"munge", "openmpi-bin", "qemu-system-x86", "qemu-utils", "slurm-client", "slurmctld", "slurmd"},
+)
+"""What tests need that are nothing to a guest: a cluster's daemons, which would start with it, and QEMU."""
+
 
 def packages():
-    """Return the names of all packages of a guest, sorted.
+    """Return the names of all packages of a guest, sorted: what `scripts/provision --test` installs, without `LEFT_OUT`.
 
     :raises ValueError: `scripts/provision` does not say any more what it installs in the way that is read here.
     """
@@ -38,7 +43,7 @@ def packages():
         if match is None:
             raise ValueError(f"scripts/provision has no line {name}=(...)")
         found.update(match[1].split())
-    return sorted(found)
+    return sorted(found - LEFT_OUT)
 
 
 def requirements():
