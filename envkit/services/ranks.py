@@ -113,8 +113,9 @@ def pmi_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _program(context: Context) -> list[str]:
+    """Return envkit's words on another node; where it keeps its state there is that node's to say."""
     config = context.config
-    words = [config.node_program, "--root", context.paths.root]
+    words = [config.node_program]
     if config.store:
         words += ["--store", config.store]
     if config.profile:
