@@ -80,8 +80,8 @@ def _owned(entries: Sequence[Entry], read: Read) -> set[bytes]:
     """Return the paths that packages of this layer have brought, as their lists say."""
     by_path = {entry.path: entry for entry in entries if entry.kind is _FILE}
     owned: set[bytes] = set()
-    for path, entry in by_path.items():
-        parent, _, name = path.rpartition(b"/")
+    for listed, entry in by_path.items():
+        parent, _, name = listed.rpartition(b"/")
         if entry.size > _MAX_LIST:
             continue
         if parent == b"var/lib/dpkg/info" and name.endswith(b".list"):
@@ -93,7 +93,8 @@ def _owned(entries: Sequence[Entry], read: Read) -> set[bytes]:
             wheel = by_path.get(parent + b"/WHEEL")
             if wheel is not None and _PORTABLE.search(read(wheel, 1 << 16)):
                 place = parent.rpartition(b"/")[0]
-                owned.update(os.path.normpath(place + b"/" + named) for named in pip_files(read(entry, _MAX_LIST)))
+                named = (place + b"/" + file for file in pip_files(read(entry, _MAX_LIST)))
+                owned.update(os.path.normpath(path) if b".." in path else path for path in named)
     return owned
 
 
