@@ -145,7 +145,7 @@ class SlurmQueue(Queue):
             there = [one for one in _tasks(statuses.get(task.job), task) if not one.state.over]
             if there:
                 names.append(str(task if there[0].id.index is not None else TaskId(job=task.job)))
-                if there[0].id == task and there[0].state is not State.RUNNING:
+                if task.index is not None and there[0].id == task and there[0].state is not State.RUNNING:
                     waiting.append(names[-1])
             else:
                 missing.append(task)

@@ -183,6 +183,10 @@ class Guest:
             self._process.kill()
             self._process.wait()
 
+    def cut(self):
+        """Cut the power from another thread: `run`, which waits in this one, raises GuestFailed."""
+        self._process.kill()
+
     def interact(self):
         """Switch it on with its console on this terminal, until it is off."""
         assert not self.running

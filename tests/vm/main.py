@@ -15,6 +15,7 @@ import time
 
 from vm import image as images
 from vm import suite
+from vm.cutdisk import Disk
 from vm.guest import Guest, GuestFailed
 from vm.releases import RELEASES
 from vm.scenarios import SCENARIOS
@@ -30,6 +31,7 @@ examples:
   scripts/vm shell 12                     a console; Ctrl-A X switches the machine off
 """
 _LONGEST = 4 * 3600.0
+_CUT_BYTES = 1 << 30
 
 
 def main():
@@ -101,7 +103,7 @@ def _test(options, words):
     os.makedirs(where, exist_ok=True)
     words = [*suite.SELECTIONS.get(options.select, []), *words]
     paths = [] if any(word.startswith("tests") for word in words) else ["tests"]
-    words = ["-m", "not network", *paths, *words]
+    words = [*paths, *words]
     with open(f"{where}/pytest.log", "wb") as log, _Machine(options, where) as guest:
 
         def output(data):
@@ -110,8 +112,12 @@ def _test(options, words):
             sys.stdout.buffer.write(data)
             sys.stdout.flush()
 
+        if options.select:
+            _say(f"{options.select}: {suite.WHY[options.select]}")
         _say(f"pytest {shlex.join(words)}{' as ' + images.USER if options.user else ''}")
+        started = time.monotonic()
         code = suite.test(guest, words, user=options.user, timeout=_LONGEST, output=output)
+        _say(f"tested for {time.monotonic() - started:.0f} s")
         suite.results(guest, where)
         guest.power_off()
     _say(f"exit code {code}; results in {where}")
@@ -128,10 +134,14 @@ def _scenario(options, _):
     _refuse_unknown("scenario", options.name, SCENARIOS)
     failed = False
     for name in options.name or SCENARIOS:
-        with tempfile.TemporaryDirectory(prefix="envkit-vm-log-") as log, _Machine(options, log) as guest:
+        with (
+            tempfile.TemporaryDirectory(prefix="envkit-vm-log-", dir=_scratch()) as log,
+            Disk(log, _CUT_BYTES) as disk,
+            _Machine(options, log, arguments=disk.arguments()) as guest,
+        ):
             try:
-                SCENARIOS[name](guest)
-                _say(f"{name}: ok")
+                told = SCENARIOS[name](guest, disk)
+                _say(f"{name}: ok{': ' + told if told else ''}")
             except AssertionError as error:
                 failed = True
                 _say(f"{name}: FAILED: {error}")
@@ -156,9 +166,10 @@ def _shell(options, _):
 class _Machine:
     """A guest that has booted, with the checkout in it."""
 
-    def __init__(self, options, log):
+    def __init__(self, options, log, *, arguments=()):
         self._options = options
         self._log = log
+        self._arguments = arguments
 
     def __enter__(self):
         options = self._options
@@ -166,7 +177,7 @@ class _Machine:
         tar = f"{self._log}/checkout.tar"
         suite.checkout(tar)
         shape = {"memory": options.memory, "processors": options.processors}
-        self._guest = Guest(image, log=self._log, disks=[tar], **shape)
+        self._guest = Guest(image, log=self._log, disks=[tar], arguments=self._arguments, **shape)
         try:
             started = time.monotonic()
             self._guest.boot()
@@ -181,6 +192,11 @@ class _Machine:
     def __exit__(self, *_):
         self._guest.__exit__()
         os.unlink(f"{self._log}/checkout.tar")
+
+
+def _scratch():
+    """Return where there is space for what a guest writes."""
+    return os.environ.get("ENVKIT_TEST_DIR", "/var/tmp")
 
 
 def _say(line):

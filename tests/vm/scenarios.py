@@ -1,39 +1,48 @@
 """Owns what is tried with a guest from outside: what a shutdown or a power cut does to open sessions.
 
-A scenario is a function that gets a guest with the checkout in it, and raises AssertionError where a promise is broken.
+A scenario is a function that gets a guest with the checkout in it and the `Disk` with a cache that the guest has beside
+its own, which has none. It raises AssertionError where a promise is broken, and may return what it has to tell.
 """
 
 import json
+import random
 import shlex
 
+from vm import suite
 from vm.image import USER
+from vm.power import PowerTrial
 
-_TINY = """
-mkdir -p /root/tiny && cd /root/tiny && mkdir -p bin dev etc opt proc root run sys tmp var
-cp /bin/busybox bin && for name in $(busybox --list); do [ $name = busybox ] || ln -s busybox bin/$name; done
-echo root:x:0:0:root:/root:/bin/sh >etc/passwd
-envkit base import tiny /root/tiny
-"""
+_CUTS = 2
 
 
-def reboot(guest):
+def reboot(guest, _):
     """A session is opened, the machine shut down; after the boot the session goes on and is saved."""
     _session(guest)
     guest.power_off()
     _goes_on(guest, "before\n")
 
 
-def power_cut(guest):
-    """As `reboot`, but the power goes after a sync: what was written before it is there."""
+def power_cut(guest, disk):
+    """The power goes after a sync: what was written before it is there. Then it goes in the middle of saves."""
     _session(guest)
     guest.sh("sync").ok()
     guest.kill()
     _goes_on(guest, "before\n")
+    seed = random.randrange(1 << 32)
+    trial = PowerTrial(guest, disk, seed=seed)
+    trial.begin()
+    try:
+        for _ in range(_CUTS):
+            trial.cut()
+    except AssertionError as error:
+        raise AssertionError(f"{error} (seed {seed}, {trial.told()})") from error
+    assert trial.lost > 0, f"the cuts did not hurt: {trial.told()}"
+    return trial.told()
 
 
-def user(guest):
+def user(guest, _):
     """Somebody who may use sudo makes an environment, and runs a job as themselves over their own files."""
-    guest.sh(_TINY).ok()
+    guest.sh(suite.TINY).ok()
 
     def login(script):
         return guest.run("runuser", "--login", USER, "--session-command", script).ok()
@@ -54,7 +63,7 @@ SCENARIOS = {"reboot": reboot, "power-cut": power_cut, "user": user}
 
 
 def _session(guest):
-    guest.sh(_TINY).ok()
+    guest.sh(suite.TINY).ok()
     guest.run("envkit", "create", "work", "--base", "tiny", "--no-shell").ok()
     guest.run("envkit", "exec", "work", "--", "sh", "-c", "echo before >/opt/file; rm /etc/passwd").ok()
 
