@@ -60,22 +60,18 @@ def layers(cluster, node):
 def test_a_node_that_starts_fetches_what_the_queue_names_and_stops_when_it_is_idle(elastic, tiny_root):
     elastic.run("envkit", "store", "init", f"{elastic.directory}/store")
     elastic.run("envkit", "base", "import", "tiny", tiny_root)
-    alice = {"user": "alice"}
-    # Asks for what only a node that is off may have: that is no reason to refuse it.
-    words = ("sudo", "envkit", "submit", "-e", "base/tiny", "--memory", "1G", "--", "--nodelist=c1", "--")
-    job = elastic.run(*words, "cat", "/usr/share/old", **alice).stdout.strip()
-    elastic.run("sudo", "envkit", "wait", job, **alice)
-    assert elastic.run("sudo", "envkit", "result", job, **alice).stdout == "from the base\n"
-    until(lambda: layers(elastic, "c1"), "the layers on c1")
-    assert layers(elastic, "c2") == []
-
-    # The cache is warm where nothing has run: the job of this comment is held.
-    digest = "0" * 64
-    elastic.submit("--hold", f"--comment=envkit alice {'0' * 32} base/tiny@1 sha256:{digest}", "--wrap", "true")
+    # Two that never begin: the comment of the first is like those of envkit, the other one's only looks so.
+    named = f"--comment=envkit alice {'0' * 32} base/tiny@1 sha256:{'0' * 64}"
+    elastic.submit("--hold", named, "--wrap", "true")
     elastic.submit("--hold", "--comment=envkit alice x base/tiny@1;reboot sha256:0", "--wrap", "true")
     plain = elastic.submit("--nodelist=c2", "--output=/dev/null", "--wrap", "true")
+    words = ("sudo", "envkit", "submit", "-e", "base/tiny", "--", "--nodelist=c1", "--")
+    job = elastic.run(*words, "cat", "/usr/share/old", user="alice").stdout.strip()  # no reason to refuse it: c1 is off
+
+    elastic.run("sudo", "envkit", "wait", job, user="alice")
+    assert elastic.run("sudo", "envkit", "result", job, user="alice").stdout == "from the base\n"
     elastic.wait_for_job(plain, "COMPLETED")
-    until(lambda: layers(elastic, "c2"), "the layers on c2")
+    until(lambda: layers(elastic, "c2"), "the layers on c2, where nothing has run")
     assert "could not be" not in elastic.log("resume")
     until(lambda: not elastic.is_up("c1") and not elastic.is_up("c2"), "both to be stopped")
     assert elastic.is_up("n1")
