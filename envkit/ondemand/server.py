@@ -5,6 +5,7 @@ the kernel knows that better than any count kept here.
 """
 
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -81,11 +82,11 @@ def _housekeeping(paths: Paths, loop: Loop, control: Control, layers: Layers, st
 
 
 def _unmounted(paths: Paths) -> bool:
-    """Unmount, if no container has anything open."""
+    """Unmount, if no container has anything open; who has removed the place has unmounted it."""
     try:
         libc.umount(paths.images)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.EINVAL)
     return True
 
 
