@@ -1,8 +1,8 @@
 """A queue that runs nothing: for tests of what is made of its answers."""
 
-from envkit.jobs.queue import Queue, QueueFailed
 from envkit.model.jobid import TaskId
 from envkit.model.task import JobStatus, TaskStatus
+from envkit.queues.queue import Queue, QueueFailed
 
 
 class Given(Queue):

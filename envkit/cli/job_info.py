@@ -10,8 +10,8 @@ from envkit.model.duration import human_duration
 from envkit.model.jobid import is_job, parse_id
 from envkit.model.order import Order
 from envkit.services.environments import exists
-from envkit.services.following import Followed, Task, look, rows_json
-from envkit.services.ticketing import order_stack
+from envkit.services.jobs.following import Followed, Task, look, rows_json
+from envkit.services.jobs.ticketing import order_stack
 
 _SHOWN = 20
 

@@ -11,7 +11,7 @@ from envkit.cli.app import App
 from envkit.errors import EnvkitError, InvalidInput
 from envkit.model.jobid import TaskId, parse_ids
 from envkit.model.task import State
-from envkit.services.following import Filter, Followed, Task, jobs
+from envkit.services.jobs.following import Filter, Followed, Task, jobs
 
 HEADER = ("ID", "STATE", "ENVIRONMENT", "LABEL", "CREATED", "TIME", "NODE/REASON", "COMMAND")
 _MAX_COMMAND = 60

@@ -12,7 +12,7 @@ from envkit.errors import InvalidInput
 from envkit.model.jobid import parse_ids
 from envkit.model.order import TASK_NUMBER, Resources
 from envkit.model.sbatch import Sbatch, parse_array, parse_sbatch, parse_time
-from envkit.services.submitting import Request, Submitted
+from envkit.services.jobs.submitting import Request, Submitted
 
 _NOT_QUEUED = ("eager", "offline", "stats", "json", "gpus")
 """Options of `run` that speak of this machine, or that mean something else in a queue."""

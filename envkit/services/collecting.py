@@ -13,7 +13,7 @@ from envkit.drivers.crash import crash_point
 from envkit.errors import Conflict, Damaged, Unavailable
 from envkit.model.progress import Step
 from envkit.services.context import Context
-from envkit.services.forgetting import forget_old_or_say
+from envkit.services.jobs.forgetting import forget_old_or_say
 from envkit.services.marking import YOUNG, Marked, Marker
 from envkit.services.startpacks import unneeded
 from envkit.store import epochs, layout, leases

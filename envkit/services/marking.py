@@ -18,7 +18,7 @@ from envkit.model.ids import MAX_VERSION, EnvName
 from envkit.model.tree import Chunk
 from envkit.model.version import Version
 from envkit.services.context import Context
-from envkit.services.forgetting import needed_layers
+from envkit.services.jobs.forgetting import needed_layers
 from envkit.services.startpacks import Stacks, stacks_of
 from envkit.store import layout, versions
 from envkit.store.base import Status, Store

@@ -360,7 +360,7 @@ def test_jobs_are_forgotten_when_asked(queue):
 
 def test_gc_keeps_what_a_waiting_job_needs(queue):
     """The version is deleted, and everything is old enough; the negative control is the same without the job."""
-    from envkit.services.forgetting import needed_layers
+    from envkit.services.jobs.forgetting import needed_layers
     from envkit.store.open import open_store
 
     with queue.session("brief", script="echo brief >/opt/brief"):

@@ -20,13 +20,13 @@ from envkit.drivers import libc
 from envkit.drivers.files import is_locked, read_text, remove_tree
 from envkit.drivers.process import SYSTEM_PATH
 from envkit.errors import InvalidInput
-from envkit.jobs.local import LocalQueue
-from envkit.jobs.queue import JobOver, JobUnknown, QueueFailed, Submission
-from envkit.jobs.supervisor import lock_path
 from envkit.model.jobid import TaskId
 from envkit.model.order import Resources
 from envkit.model.paths import Paths
 from envkit.model.task import State
+from envkit.queues.local import LocalQueue
+from envkit.queues.queue import JobOver, JobUnknown, QueueFailed, Submission
+from envkit.queues.supervisor import lock_path
 
 SEED = int(os.environ.get("ENVKIT_TEST_SEED", "1"))
 ALICE = 54_321

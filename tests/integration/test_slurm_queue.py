@@ -12,13 +12,13 @@ from envkit.config.model import Config
 from envkit.drivers import slurm
 from envkit.drivers.slurm import SlurmSilent
 from envkit.errors import InvalidInput
-from envkit.jobs.choose import has_slurm, open_queue
-from envkit.jobs.queue import JobOver, JobUnknown, QueueFailed, Submission
-from envkit.jobs.slurm import SlurmQueue
 from envkit.model.jobid import TaskId
 from envkit.model.order import Resources
 from envkit.model.paths import Paths
 from envkit.model.task import State
+from envkit.queues.choose import has_slurm, open_queue
+from envkit.queues.queue import JobOver, JobUnknown, QueueFailed, Submission
+from envkit.queues.slurm import SlurmQueue
 
 pytestmark = pytest.mark.root
 ALICE, BOB = 54_321, 54_322

@@ -11,13 +11,13 @@ from commandline import wait_until
 
 from envkit.config.model import Config
 from envkit.drivers.bootstrap import build_root
-from envkit.jobs.script import batch_script
 from envkit.model.job import Job
 from envkit.model.order import Kind, Order, Resources
 from envkit.model.recipe import Recipe
 from envkit.model.task import State
+from envkit.queues.script import batch_script
 from envkit.services.context import Context
-from envkit.services.output import read_output
+from envkit.services.jobs.output import read_output
 from envkit.store import orders, versions
 
 pytestmark = pytest.mark.root

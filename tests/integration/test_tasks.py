@@ -20,7 +20,7 @@ from envkit.model.order import TASK_NUMBER, Input, Kind, Order, Resources
 from envkit.model.task import State
 from envkit.model.version import LayerRef
 from envkit.services.context import Context
-from envkit.services.output import read_output
+from envkit.services.jobs.output import read_output
 from envkit.store import layout, orders, versions
 
 KEY = bytes(range(32))

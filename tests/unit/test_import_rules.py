@@ -21,7 +21,7 @@ LAYERS = {
     "image": {"drivers", "model", "errors"},
     "node": {"drivers", "model", "errors"},
     "cache": {"drivers", "model", "errors"},
-    "jobs": {"drivers", "model", "errors"},
+    "queues": {"drivers", "model", "errors"},
 }
 LAYERS["ondemand"] = {*LAYERS}
 LAYERS["services"] = {*LAYERS}
@@ -35,7 +35,7 @@ HOMES = {
     "subprocess": ("drivers/process.py", "client"),
     "cloudpickle": ("client",),
     "ctypes": ("drivers",),
-    "sqlite3": ("store", "jobs"),
+    "sqlite3": ("store", "queues"),
     "obstore": ("store/bucket.py", "store/connect.py", "store/credentials.py"),
     "boto3": ("store/credentials.py",),
     "pyfastcdc": ("content",),

@@ -9,7 +9,7 @@ from envkit.cli.jobs import behind_dashes
 from envkit.errors import InvalidInput
 from envkit.model.ids import check_owner
 from envkit.model.order import TOKEN
-from envkit.services.joining import enter, listening
+from envkit.services.jobs.joining import enter, listening
 
 
 @click.command("enter", hidden=True, context_settings={"allow_interspersed_args": False})

@@ -12,7 +12,7 @@ import click
 from envkit.cli.app import App, pass_app
 from envkit.errors import InvalidInput
 from envkit.model.jobid import parse_ids
-from envkit.services.watching import Event, Watch
+from envkit.services.jobs.watching import Event, Watch
 
 _IDLE = 10.0
 """Seconds without anything to look at after which it ends: the next job starts another one."""

@@ -8,8 +8,8 @@ from envkit.cli.params import json_option
 from envkit.errors import InvalidInput
 from envkit.model.jobid import parse_ids
 from envkit.model.task import State
-from envkit.services import forgetting
-from envkit.services.following import LIMIT, Filter, Followed, jobs, look, rows_json
+from envkit.services.jobs import forgetting
+from envkit.services.jobs.following import LIMIT, Filter, Followed, jobs, look, rows_json
 
 
 @click.command(

@@ -8,7 +8,7 @@ from envkit.cli.app import App, pass_app
 from envkit.cli.jobs import ids_argument, owner_option
 from envkit.cli.params import json_option
 from envkit.model.jobid import parse_ids
-from envkit.services import ending
+from envkit.services.jobs import ending
 
 _MANY = 20
 

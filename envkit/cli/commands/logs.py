@@ -9,9 +9,9 @@ from envkit.cli.boundary import output_error
 from envkit.cli.jobs import ids_argument, owner_option
 from envkit.errors import InvalidInput
 from envkit.model.jobid import parse_ids
-from envkit.services.following import Task
-from envkit.services.outcomes import logs
-from envkit.services.output import STREAMS
+from envkit.services.jobs.following import Task
+from envkit.services.jobs.outcomes import logs
+from envkit.services.jobs.output import STREAMS
 
 
 @click.command(

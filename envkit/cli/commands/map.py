@@ -13,8 +13,8 @@ from envkit.model.order import MAX_ORDER_BYTES
 from envkit.model.sbatch import Sbatch
 from envkit.model.sweep import parse_lists, rows_of
 from envkit.model.template import parse_template
-from envkit.services.callerfiles import read_callers
-from envkit.services.submitting import submit
+from envkit.services.jobs.callerfiles import read_callers
+from envkit.services.jobs.submitting import submit
 
 
 @click.command(

@@ -3,7 +3,7 @@
 import click
 
 from envkit.cli.app import App, pass_app
-from envkit.services.queueing import serve_queue
+from envkit.services.jobs.queueing import serve_queue
 
 
 @click.group("queue", hidden=True)

@@ -7,8 +7,8 @@ from envkit.cli.jobs import id_argument
 from envkit.cli.params import json_option
 from envkit.cli.submission import tell
 from envkit.model.jobid import parse_id
-from envkit.services.rerunning import rerun
-from envkit.services.submitting import Request
+from envkit.services.jobs.rerunning import rerun
+from envkit.services.jobs.submitting import Request
 
 
 @click.command("rerun", epilog="Examples: envkit rerun 12; envkit rerun 12 --failed; envkit rerun 12_3")

@@ -12,10 +12,10 @@ from envkit.cli.params import json_option
 from envkit.errors import EXIT_FAILURE, InvalidInput
 from envkit.model.jobid import parse_ids
 from envkit.model.task import State
-from envkit.services.callerfiles import make_callers_directory, write_callers
-from envkit.services.following import Followed, Task, task_json
-from envkit.services.outcomes import output, results
-from envkit.services.outcomes import value as value_of
+from envkit.services.jobs.callerfiles import make_callers_directory, write_callers
+from envkit.services.jobs.following import Followed, Task, task_json
+from envkit.services.jobs.outcomes import output, results
+from envkit.services.jobs.outcomes import value as value_of
 
 
 @click.command(

@@ -9,8 +9,8 @@ from envkit.cli.params import json_option
 from envkit.cli.submission import request_from, split_words, submission_options, tell
 from envkit.errors import InvalidInput
 from envkit.model.sbatch import directives, parse_sbatch
-from envkit.services.callerfiles import read_callers
-from envkit.services.submitting import MAX_SCRIPT, submit
+from envkit.services.jobs.callerfiles import read_callers
+from envkit.services.jobs.submitting import MAX_SCRIPT, submit
 
 
 @click.command(

@@ -5,8 +5,8 @@ import click
 from envkit.cli.app import App, pass_app
 from envkit.cli.submission import request_from, split_words, submission_options
 from envkit.model.sbatch import Sbatch
-from envkit.services.interactive import shell_on
-from envkit.services.submitting import Submitted
+from envkit.services.jobs.interactive import shell_on
+from envkit.services.jobs.submitting import Submitted
 
 
 @click.command(

@@ -4,7 +4,7 @@ import click
 
 from envkit.cli.app import App, pass_app
 from envkit.cli.jobs import behind_dashes, id_argument, one_task
-from envkit.services.joining import ssh
+from envkit.services.jobs.joining import ssh
 
 
 @click.command(

@@ -7,7 +7,7 @@ from envkit.cli.params import json_option
 from envkit.cli.submission import ARRAY_FLAG, request_from, split_words, submission_options, tell
 from envkit.errors import InvalidInput
 from envkit.model.sbatch import Sbatch
-from envkit.services.submitting import submit
+from envkit.services.jobs.submitting import submit
 
 
 @click.command(

@@ -21,15 +21,15 @@ _MAX_KEY_TEXT = 2 * _KEY + 2
 def command(app: App, /, owner: str, token: str, digest: str, rank: bool) -> int:  # noqa: FBT001  # click's
     """Run a task of a submitted job; its key comes on standard input."""
     with run_failures():
-        from envkit.services.taskwork import here
+        from envkit.services.jobs.taskwork import here
 
         where = here()
         if rank:
-            from envkit.services.ranks import become_root, run_rank
+            from envkit.services.jobs.ranks import become_root, run_rank
 
             become_root(app.context, ["task", "--rank", "--", owner, token, digest])
             return run_rank(app.context, owner, token, digest, where)
-        from envkit.services.tasks import run_task
+        from envkit.services.jobs.tasks import run_task
 
         return run_task(app.context, owner, token, digest, _key(), where)
 

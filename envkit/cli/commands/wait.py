@@ -13,8 +13,8 @@ from envkit.errors import EXIT_FAILURE, EXIT_TIMEOUT
 from envkit.model.jobid import parse_ids
 from envkit.model.progress import Step
 from envkit.model.task import State
-from envkit.services.following import Followed, Task, task_json
-from envkit.services.waiting import wait
+from envkit.services.jobs.following import Followed, Task, task_json
+from envkit.services.jobs.waiting import wait
 
 _SHOWN = 20
 

@@ -5,7 +5,7 @@ import click
 from envkit.cli.app import App, pass_app
 from envkit.cli.jobs import id_argument, one_task
 from envkit.cli.params import json_option
-from envkit.services.joining import wait_port
+from envkit.services.jobs.joining import wait_port
 
 
 @click.command(

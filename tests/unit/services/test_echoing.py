@@ -6,7 +6,7 @@ from envkit.model.ids import EnvName
 from envkit.model.job import Job
 from envkit.model.order import Kind, Order, Resources
 from envkit.model.version import LayerRef
-from envkit.services.tasks import _echoing, _has_file
+from envkit.services.jobs.tasks import _echoing, _has_file
 
 
 @pytest.mark.parametrize(
