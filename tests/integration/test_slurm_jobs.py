@@ -222,7 +222,6 @@ def test_eight_submit_at_once(alice, cluster):
         assert who("result", job).ok() == str(number)
 
 
-@pytest.mark.skipif(MANY <= 100, reason="takes a minute, the shortest time that Slurm knows: ENVKIT_TEST_TASKS=1000")
 def test_a_job_whose_time_is_up_says_so(alice):
     job = alice.submit("--time", "1", "--", "sh", "-c", FOREVER)
     assert alice("wait", job, "--timeout", "180").code == 1
