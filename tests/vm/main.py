@@ -17,6 +17,7 @@ from vm import image as images
 from vm import suite
 from vm.cutdisk import Disk
 from vm.guest import Guest, GuestFailed
+from vm.power_campaign import DISK_BYTES
 from vm.releases import RELEASES
 from vm.scenarios import SCENARIOS
 
@@ -31,7 +32,6 @@ examples:
   scripts/vm shell 12                     a console; Ctrl-A X switches the machine off
 """
 _LONGEST = 4 * 3600.0
-_CUT_BYTES = 1 << 30
 
 
 def main():
@@ -136,7 +136,7 @@ def _scenario(options, _):
     for name in options.name or SCENARIOS:
         with (
             tempfile.TemporaryDirectory(prefix="envkit-vm-log-", dir=_scratch()) as log,
-            Disk(log, _CUT_BYTES) as disk,
+            Disk(log, DISK_BYTES) as disk,
             _Machine(options, log, arguments=disk.arguments()) as guest,
         ):
             try:

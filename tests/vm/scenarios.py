@@ -34,6 +34,7 @@ def power_cut(guest, disk):
     try:
         for _ in range(_CUTS):
             trial.cut()
+            trial.check()
     except AssertionError as error:
         raise AssertionError(f"{error} (seed {seed}, {trial.told()})") from error
     assert trial.lost > 0, f"the cuts did not hurt: {trial.told()}"
