@@ -64,7 +64,7 @@ class PowerTrial:
         """Return what happened, as a line."""
         writes = f"{self._disk.lost} unflushed writes lost, {self._disk.kept} not"
         files = f"{self.lost} of {self.loose} files that were not flushed lost"
-        return f"{self.cuts} cuts ({writes}), {self.saves} confirmed saves all whole, {files}"
+        return f"{self.cuts} cuts ({writes}), {self.saves} confirmed saves, {files}"
 
     def begin(self):
         """Make the file system, a base and a session on the disk, and flush them."""
