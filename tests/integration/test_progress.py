@@ -81,7 +81,7 @@ def test_errors_are_events_where_json_was_asked_for(envkit):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("info", "--json"), "Missing argument 'ENV[@V]'."),
+        (("info", "--json"), "Missing argument 'ENV[@V]|ID'."),
         (("save", "x", "--json", "--bogus"), "No such option '--bogus'."),
         (("--profile", "nix", "list", "--json"), "--profile: there is no profile 'nix'"),
     ],
