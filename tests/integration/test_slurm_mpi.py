@@ -48,11 +48,12 @@ def test_ranks_on_four_nodes_find_one_another(slurm, cluster, mpi_root):
         cluster.run("envkit", "store", "init", f"{slurm.directory}/store")
     cluster.run("envkit", "base", "import", "mpi", mpi_root)
     # Slurm's nodes are all on this machine's loopback interface, which Open MPI leaves out unless it is told.
-    words = ("-N", "4", "-n", "4", "--env", "OMPI_MCA_btl_tcp_if_include=lo", "-e", "base/mpi", "--", "/opt/ring")
+    words = ("-N", "4", "-n", "8", "--env", "OMPI_MCA_btl_tcp_if_include=lo", "-e", "base/mpi", "--", "/opt/ring")
     done = alice("submit", "--mpi", "pmix", *words)
     assert "note:" not in done.stderr
     job = done.stdout.strip()
     alice("wait", job, "--timeout", f"{PATIENCE:.0f}")
     lines = alice("result", job).stdout.splitlines()
-    assert "ring of 4: 6" in lines
-    assert sorted(line.split()[3] for line in lines if line.startswith("rank ")) == list(NODES)
+    assert "ring of 8: 28" in lines
+    hosts = [line.split()[3] for line in lines if line.startswith("rank ")]
+    assert (len(hosts), sorted(set(hosts))) == (8, list(NODES))

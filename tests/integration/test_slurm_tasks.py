@@ -3,17 +3,13 @@
 import contextlib
 import os
 import secrets
-import shutil
-import time
 
 import pytest
 from commandline import wait_until
 
 from envkit.config.model import Config
-from envkit.drivers.bootstrap import build_root
 from envkit.model.job import Job
 from envkit.model.order import Kind, Order, Resources
-from envkit.model.recipe import Recipe
 from envkit.model.task import State
 from envkit.queues.script import batch_script
 from envkit.services.context import Context
@@ -33,12 +29,6 @@ ask "cmd=barrier_in"
 ask "cmd=get kvsname=$kvs key=k$(( (PMI_RANK + 1) % PMI_SIZE ))"
 echo "$PMI_RANK of $PMI_SIZE on $(hostname), next is on ${answer##*value=}"
 ask "cmd=finalize"
-"""
-MPI = """
-from mpi4py import MPI
-world = MPI.COMM_WORLD
-data = world.allgather((world.rank, MPI.Get_processor_name()))
-print("sum", world.allreduce(world.rank), "over", len(data), "on", *sorted({name for _, name in data}), flush=True)
 """
 
 
@@ -192,21 +182,3 @@ def test_a_rank_reaches_its_pmix_server(site):
     order, _ = site.submit("sh", "-c", script, resources=wanted, options=("-N2", "-n2"))
     assert site.ended(order).state is State.DONE, site.printed(order, "err")
     assert sorted(site.printed(order).splitlines()) == ["0 reached", "1 reached", "2", "2"]
-
-
-@pytest.mark.network
-def test_an_openmpi_program_runs_over_several_nodes(site, disk):
-    root = f"{disk}/openmpi"
-    try:
-        packages = ("openmpi-bin", "python3-mpi4py", "usr-is-merged")
-        recipe = Recipe(name="mpi", description="", distribution="debian", suite="bookworm", packages=packages)
-        build_root(recipe, root)
-        site.add("mpi", root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-    wanted = Resources(tasks=4, nodes=2, mpi="pmix")
-    options = ("-N2", "-n4", "--ntasks-per-node=2")
-    order, _ = site.submit("python3", "-c", MPI, environment="mpi", resources=wanted, options=options)
-    began = time.monotonic()
-    assert site.ended(order).state is State.DONE, (site.printed(order, "err"), time.monotonic() - began)
-    assert site.printed(order).splitlines() == ["sum 6 over 4 on n1 n2"] * 4
