@@ -10,6 +10,7 @@ import tempfile
 
 import pytest
 from commandline import CHECKOUT, Envkit, Outcome
+from python_support import python_root  # noqa: F401  # here, so that all tests share one
 from traces import new_traces, traces
 
 from envkit.drivers.files import remove_tree

@@ -6,8 +6,6 @@ import sys
 import pytest
 from slurm_files import CHECKOUT
 
-from tests.integration.test_python_jobs import python_root  # noqa: F401  # a fixture
-
 pytestmark = [pytest.mark.root, pytest.mark.lxc]
 SCRIPT = """\
 import os
@@ -22,7 +20,7 @@ except ZeroDivisionError as error:
 """
 
 
-def test_values_and_exceptions_come_back(slurm, cluster, python_root):  # noqa: F811
+def test_values_and_exceptions_come_back(slurm, cluster, python_root):
     if not os.path.exists(f"{slurm.directory}/store/format.json"):
         cluster.run("envkit", "store", "init", f"{slurm.directory}/store")
     cluster.run("envkit", "base", "import", "python", python_root)
