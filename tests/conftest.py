@@ -5,6 +5,7 @@ it is the kernel that cannot do it: a program that is not installed or a missing
 """
 
 import functools
+import glob
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from s3_support import racy_s3, s3  # noqa: F401  # here, so that all tests share one server
+from slurm_cluster import lack_of_slurm
 from slurm_support import cluster, slurm  # noqa: F401  # and one cluster
 
 from envkit.drivers import cgroup, probes
@@ -40,7 +42,9 @@ class Lack(NamedTuple):
 @functools.cache
 def lack(marker: str) -> Lack | None:
     """Return what the tests of a marker lack on this machine, or None where they can run."""
-    return {"root": _root, "lxc": _lxc, "network": _network, "systemd": _systemd}.get(marker, lambda: None)()
+    ways = {"root": _root, "lxc": _lxc, "network": _network, "systemd": _systemd}
+    ways |= {"slurm": _slurm, "mpi": _mpi, "qemu": _qemu}
+    return ways.get(marker, lambda: None)()
 
 
 def _root() -> Lack | None:
@@ -71,6 +75,21 @@ def _lxc() -> Lack | None:
 def _systemd() -> Lack | None:
     """As sd_booted(3) does."""
     return None if os.path.isdir("/run/systemd/system") else Lack("systemd does not run this machine", kernel=True)
+
+
+def _slurm() -> Lack | None:
+    missing = lack_of_slurm()
+    return None if missing is None else Lack(missing)
+
+
+def _mpi() -> Lack | None:
+    there = glob.glob("/usr/lib/*/libmpi.so.40") and shutil.which("cc")
+    return None if there else Lack("Debian's Open MPI or a compiler is not installed")
+
+
+def _qemu() -> Lack | None:
+    missing = [name for name in ("qemu-system-x86_64", "qemu-io") if shutil.which(name) is None]
+    return Lack(f"{', '.join(missing)}: not installed") if missing else None
 
 
 def _network() -> Lack | None:

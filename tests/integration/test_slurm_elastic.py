@@ -5,13 +5,13 @@ import sys
 import time
 
 import pytest
-from slurm_cluster import PATIENCE, lack_of_slurm, running_cluster
+from slurm_cluster import PATIENCE, running_cluster
 from slurm_files import CHECKOUT
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.lxc,
-    pytest.mark.skipif(lack_of_slurm() is not None and not os.environ.get("CI"), reason="Slurm is not installed"),
+    pytest.mark.slurm,
 ]
 RUN = """\
 import sys

@@ -15,7 +15,7 @@ LIBRARY = next(iter(glob.glob("/usr/lib/*/libmpi.so.40")), None)
 pytestmark = [
     pytest.mark.root,
     pytest.mark.lxc,
-    pytest.mark.skipif(LIBRARY is None or shutil.which("cc") is None, reason="needs Debian's Open MPI, and a compiler"),
+    pytest.mark.mpi,
 ]
 
 

@@ -1,13 +1,12 @@
 """A disk that loses power: what was flushed is there, what was not may be gone, and QEMU's own client can talk to it."""
 
 import random
-import shutil
 import subprocess
 
 import pytest
 from vm.cutdisk import SECTOR, Disk
 
-pytestmark = pytest.mark.skipif(shutil.which("qemu-io") is None, reason="QEMU's tools are not installed")
+pytestmark = pytest.mark.qemu
 
 SIZE = 4 << 20
 

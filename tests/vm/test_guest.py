@@ -1,13 +1,12 @@
 """A guest that cannot boot says so, and leaves nothing; what needs a real boot is in `scripts/vm`."""
 
 import os
-import shutil
 
 import pytest
 from vm.guest import Guest, GuestFailed
 from vm.image import Image
 
-pytestmark = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
+pytestmark = pytest.mark.qemu
 
 
 @pytest.fixture

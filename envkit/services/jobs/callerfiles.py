@@ -8,30 +8,11 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from envkit.drivers.caller import find_caller, rights_of
 from envkit.drivers.files import io_error
 from envkit.errors import InvalidInput, NotFound
-from envkit.node.account import invoking_user
-
-
-@contextlib.contextmanager
-def as_caller() -> Iterator[None]:
-    """Have the rights of whoever called envkit for a while, supplementary groups included."""
-    account = invoking_user()
-    if os.geteuid() != 0 or account.uid == 0:
-        yield
-        return
-    gid, groups = os.getegid(), os.getgroups()
-    try:
-        os.setgroups([account.gid, *account.groups])
-        os.setegid(account.gid)
-        os.seteuid(account.uid)
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
 
 
 def read_callers(path: str, *, limit: int) -> bytes:
@@ -43,7 +24,7 @@ def read_callers(path: str, *, limit: int) -> bytes:
         data = sys.stdin.buffer.read(limit + 1)
     else:
         try:
-            with as_caller():
+            with rights_of(find_caller(os.environ)):
                 # O_NONBLOCK: opening a FIFO would wait for its writer.
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             with open(descriptor, "rb") as file:
@@ -63,14 +44,14 @@ def write_callers(path: str, pieces: Iterable[bytes]) -> None:
     """Write a file that then is the caller's: whole, or not at all."""
     partial = f"{path}.part"
     try:
-        with as_caller():
+        with rights_of(find_caller(os.environ)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with open(descriptor, "wb") as file:
             for piece in pieces:
                 file.write(piece)
-        with as_caller():
+        with rights_of(find_caller(os.environ)):
             os.replace(partial, path)
     except OSError as error:
         raise io_error(f"write {path}", error) from error
@@ -79,7 +60,7 @@ def write_callers(path: str, pieces: Iterable[bytes]) -> None:
 def make_callers_directory(path: str) -> None:
     """Make a directory of the caller's, where it is missing."""
     try:
-        with as_caller():
+        with rights_of(find_caller(os.environ)):
             os.makedirs(path, exist_ok=True)
             if not os.path.isdir(path):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from envkit.drivers.caller import find_caller, rights_of
 from envkit.drivers.files import io_error
 from envkit.errors import Damaged, InvalidInput, NotFound
 from envkit.model.order import Input, Order
@@ -28,7 +29,6 @@ from envkit.model.payload import (
 )
 from envkit.model.version import Version
 from envkit.services.context import Context
-from envkit.services.jobs.callerfiles import as_caller
 from envkit.services.jobs.pythons import Stack, python_of, pythons
 from envkit.store import layout
 
@@ -144,7 +144,7 @@ def _opened(path: str) -> BinaryIO:
     try:
         if path != "-":
             # O_NONBLOCK: opening a FIFO must not hang.
-            with as_caller():
+            with rights_of(find_caller(os.environ)):
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
