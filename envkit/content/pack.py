@@ -133,7 +133,7 @@ class PackWriter:
             for pool in (self._pool, self._uploads):
                 pool.shutdown(wait=not interrupted, cancel_futures=True)
             if interrupted:
-                wait(self._uploading, timeout=_PATIENCE)
+                wait([upload for upload in self._uploading if not upload.cancelled()], timeout=_PATIENCE)
 
     def add(self, plain: Plain) -> int:
         """Take a chunk and return its place in the order; errors of earlier chunks come out here, too."""
@@ -239,7 +239,9 @@ class PackWriter:
     def _collect(self, left: int) -> None:
         """Wait until at most `left` packs are on their way to the store; errors of the others come out here."""
         while len(self._uploading) > left:
-            self._uploading.popleft().result()
+            # Taken out when it is done only: who is interrupted in here waits for it as for the others.
+            self._uploading[0].result()
+            self._uploading.popleft()
 
     def _upload(self, digest: Future[bytes], frames: list[bytes]) -> None:
         self._put(digest.result().hex(), frames)
