@@ -89,6 +89,9 @@ class Handle(Store):
         return (key for key, _ in self._list_status(prefix))
 
     def _list_status(self, prefix):
+        return ((key, status) for key, status in self._everything(prefix) if not self._world.hides(key))
+
+    def _everything(self, prefix):
         threading.current_thread().turn("list", prefix)
         shown = sorted(key for key in self._world.objects if key.startswith(prefix))
         first = shown[: len(shown) // 2]
@@ -204,6 +207,8 @@ class World:
         self.mistakes = []
         self.collections = []
         self.reused = 0
+        self.hidden = frozenset()
+        """Environments that listings leave out: of those that a collection has seen, and only for collections."""
         self._patches = contextlib.ExitStack()
 
     def __enter__(self):
@@ -263,6 +268,17 @@ class World:
 
         writer.renewing = self.start(f"renewal of {writer.name}", lambda _actor: lease.renew())
         return writer.renewing
+
+    def hides(self, key):
+        """Tell whether the listing that is under way leaves out a key."""
+        place = layout.version_of(key)
+        return place is not None and place[0] in self.hidden and threading.current_thread().name == "gc"
+
+    def hide(self, envs):
+        """Have listings leave out those of some environments that a collection has written down, and no others."""
+        lists = sorted(key for key in self.objects if key.startswith("roots/"))
+        written = self.objects[lists[-1]][0].decode() if lists else ""
+        self.hidden = frozenset(env for env in envs if f'"envs/{env}/' in written)
 
     # What happens
 

@@ -52,6 +52,9 @@ LISTINGS = ("empty", "half", "no-token", "twice", "stale")
 """Faults of listings: no entries, half of them and no more to come, more to come but not from where, each entry twice,
 and the first listing that this question ever got."""
 
+HOLE = "hole"
+"""Another fault of listings, for a rule that says what it `hides`: the entries with these keys are left out."""
+
 FAULTS = (*ERRORS, *SILENT, *LOST, *BROKEN, *LISTINGS)
 
 
@@ -59,7 +62,8 @@ class Rule(NamedTuple):
     """What happens to which requests: to `times` of those that match, from the `nth` on, each with a probability.
 
     `key` is a regular expression for the path and the query; `listing` chooses requests by whether they list.
-    `amount` is the number of bytes that "cut", "short", "reset-after" leave, or None for a random one.
+    `amount` is the number of bytes that "cut", "short", "reset-after" leave, or None for a random one; `hides` is a
+    regular expression for the keys that "hole" leaves out.
     """
 
     fault: str
@@ -70,6 +74,7 @@ class Rule(NamedTuple):
     probability: float = 1.0
     listing: bool | None = None
     amount: int | None = None
+    hides: str = ""
 
     def concerns(self, request):
         """Tell whether a request is one of those."""
@@ -146,7 +151,7 @@ class FaultProxy:
 
     @rules.setter
     def rules(self, rules):
-        unknown = [rule.fault for rule in rules if rule.fault not in FAULTS]
+        unknown = [rule.fault for rule in rules if rule.fault not in (*FAULTS, HOLE)]
         assert not unknown, unknown
         self._rules, self._counts = list(rules), [0] * len(rules)
         self.requests.clear()
@@ -159,7 +164,7 @@ class FaultProxy:
     @property
     def hides(self):
         """Whether listings are not what is there."""
-        return any(rule.fault in LISTINGS for rule in self._rules)
+        return any(rule.fault in (*LISTINGS, HOLE) for rule in self._rules)
 
     def __enter__(self):
         self._loop = asyncio.new_event_loop()
@@ -224,8 +229,8 @@ class FaultProxy:
         if fault == "applied-500":
             return await _send(writer, _error(request, 500, "InternalError"))
         answer = self._remembered(request, answer, fault)
-        if fault in LISTINGS:
-            answer = _spoil_listing(answer, fault)
+        if fault in (*LISTINGS, HOLE):
+            answer = _spoil_listing(answer, rule)
         elif fault:
             return await self._spoil(request, answer, rule, writer)
         return await _send(writer, answer, bodiless=request.method == "HEAD")
@@ -368,11 +373,16 @@ def _reset(writer):
     return False
 
 
-def _spoil_listing(answer, fault):
-    text = answer.body.decode()
+def _spoil_listing(answer, rule):
+    text, fault = answer.body.decode(), rule.fault
     entries = re.findall(r"<Contents>.*?</Contents>", text, re.DOTALL)
     if fault == "stale" or not entries:
         return answer
+    if fault == HOLE:  # and no more: what comes after it is listed as it is
+        for entry in entries:
+            if re.search(rule.hides, _key(entry)):
+                text = text.replace(entry, "", 1)
+        return answer.with_body(text.encode())
     kept = {"empty": [], "half": entries[: len(entries) // 2], "twice": [entry for entry in entries for _ in "ab"]}
     start, end = text.index(entries[0]), text.rindex(entries[-1]) + len(entries[-1])
     text = text[:start] + "".join(kept.get(fault, entries)) + text[end:]
@@ -380,3 +390,7 @@ def _spoil_listing(answer, fault):
     more = "true" if fault == "no-token" else "false"
     text = re.sub(r"<IsTruncated>.*?</IsTruncated>", f"<IsTruncated>{more}</IsTruncated>", text)
     return answer.with_body(text.encode())
+
+
+def _key(entry):
+    return re.search(r"<Key>(.*?)</Key>", entry, re.DOTALL)[1]

@@ -16,7 +16,7 @@ from envkit.services.context import Context
 from envkit.services.jobs.forgetting import forget_old_or_say
 from envkit.services.marking import YOUNG, Marked, Marker
 from envkit.services.startpacks import unneeded
-from envkit.store import epochs, layout, leases
+from envkit.store import epochs, layout, leases, roots
 from envkit.store.base import Store
 from envkit.store.epochs import NOTHING, Epoch, Objects
 from envkit.store.errors import StoreUnreadable
@@ -159,6 +159,9 @@ class _Collection:
     def _mark(self) -> Marked:
         with self._context.progress.step("looking what is needed", unit="steps"):
             self._marked = self._marker.mark(now=self._clock.now(), grace=self._grace)
+        if not self._result.dry_run:  # before anything is condemned
+            roots.note(self._store, self._marked.newest)
+            crash_point("gc:roots")
         return self._marked
 
     # The first step

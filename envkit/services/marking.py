@@ -6,7 +6,7 @@ or understood on the way ends the mark: a guess would delete data.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from envkit.content import treefile
@@ -20,7 +20,7 @@ from envkit.model.version import Version
 from envkit.services.context import Context
 from envkit.services.jobs.forgetting import needed_layers
 from envkit.services.startpacks import Stacks, stacks_of
-from envkit.store import layout, versions
+from envkit.store import layout, roots, versions
 from envkit.store.base import Status, Store
 from envkit.store.epochs import Objects
 from envkit.store.errors import ObjectNotFound
@@ -31,6 +31,7 @@ YOUNG = 24 * 3600.0
 """Seconds for which nothing is condemned that was just written: a save under way should not have to begin again."""
 
 _WIDE = 1000
+_NAMED = 10
 
 
 class CollectionStopped(Damaged):
@@ -40,7 +41,8 @@ class CollectionStopped(Damaged):
         super().__init__(
             f"nothing was collected: {cause.brief}",
             details=cause.details,
-            resolution="`envkit verify` shows what is damaged, `envkit repair` mends what can be mended",
+            resolution=cause.resolution
+            or "`envkit verify` shows what is damaged, `envkit repair` mends what can be mended",
         )
 
 
@@ -50,12 +52,14 @@ class Marked:
 
     :ivar expendable: old, and nothing needs it.
     :ivar records: keys of all version records.
+    :ivar newest: the highest number that each environment's records have taken.
     :ivar sizes: bytes of each object, by key.
     :ivar stacks: those of all versions that can still be run or brought back.
     """
 
     expendable: Objects
     records: frozenset[str]
+    newest: dict[EnvName, int]
     sizes: dict[str, int]
     stacks: Stacks
 
@@ -88,19 +92,24 @@ class Marker:
         self._listed = frozenset(trees)
         live, kept, dead = _sorted_versions(histories, listed, now - grace)
         young = {digest for digest, status in trees.items() if now - status.modified < YOUNG}
-        roots = {layer.tree for version in live for layer in version.layers} | young
+        living = {layer.tree for version in live for layer in version.layers} | young
         kept_trees = {layer.tree for version in kept for layer in version.layers} | needed_layers(self._store)
-        kept_trees -= roots
-        needed = self._named(roots) | self._named(kept_trees, absent=kept_trees - set(trees))
+        kept_trees -= living
+        needed = self._named(living) | self._named(kept_trees, absent=kept_trees - set(trees))
         needed |= {digest for digest, status in packs.items() if now - status.modified < YOUNG}
         expendable = Objects(
-            packs=frozenset(packs) - needed, trees=frozenset(trees) - roots - kept_trees, versions=frozenset(dead)
+            packs=frozenset(packs) - needed, trees=frozenset(trees) - living - kept_trees, versions=frozenset(dead)
         )
         sizes = {key: status.size for key, status in listed.items()}
         sizes |= {layout.tree_key(digest): status.size for digest, status in trees.items()}
         sizes |= {layout.pack_key(digest): status.size for digest, status in packs.items()}
-        records = frozenset(filter(layout.version_of, listed))
-        return Marked(expendable=expendable, records=records, sizes=sizes, stacks=stacks_of([*live, *kept]))
+        return Marked(
+            expendable=expendable,
+            records=frozenset(filter(layout.version_of, listed)),
+            newest={env: numbers[-1] for env, numbers in _numbers(listed).items()},
+            sizes=sizes,
+            stacks=stacks_of([*live, *kept]),
+        )
 
     def _records(self) -> dict[str, Status]:
         """List the version records until there is none that was not seen before.
@@ -112,18 +121,40 @@ class Marker:
         while True:
             listed = dict(self._store.list_status(layout.ENVIRONMENTS))
             if listed.keys() <= seen.keys():
-                return self._with_unlisted(seen)
+                return self._with_unlisted(self._with_known(seen))
             seen |= listed
+
+    def _with_known(self, listed: dict[str, Status]) -> dict[str, Status]:
+        """Add the newest record that a collection has seen of each environment, where the listings left it out.
+
+        :raises CollectionStopped: some are lost.
+        """
+        # After the listings: what another collection saw meanwhile counts, too.
+        known = roots.read(self._store).newest
+        shown = _numbers(listed)
+        hidden = [env for env, number in known.items() if number > max(shown.get(env, ()), default=0)]
+        keys = [layout.version_key(env, known[env]) for env in hidden]
+        found = dict(zip(keys, each(self._store.status, keys), strict=True))
+        lost = [env for env, key in zip(hidden, keys, strict=True) if found[key] is None]
+        if lost:
+            raise CollectionStopped(_lost(self._store, lost, known))
+        for env in hidden:
+            if known[env] - max(shown.get(env, ()), default=0) > _WIDE:  # more than can be looked for one by one
+                brief = f"the store {self._store.url} no longer lists records of {env}, which go up to {known[env]}"
+                raise CollectionStopped(Damaged(brief, resolution="check the store's health"))
+        return listed | {key: status for key, status in found.items() if status is not None}
 
     def _with_unlisted(self, listed: dict[str, Status]) -> dict[str, Status]:
         """Add the records that a listing left out: in the gaps of an environment's numbers, and behind the last one."""
-        numbers: dict[EnvName, list[int]] = {}
-        for env, number in filter(None, map(layout.version_of, listed)):
-            numbers.setdefault(env, []).append(number)
-        asked = [layout.version_key(env, number) for env, taken in numbers.items() for number in _untaken(taken)]
-        there = zip(asked, each(self._store.status, asked), strict=True)
-        found = {key: status for key, status in there if status is not None}
-        return self._with_unlisted(listed | found) if found else listed
+        while True:
+            asked = [
+                layout.version_key(env, number) for env, taken in _numbers(listed).items() for number in _untaken(taken)
+            ]
+            there = zip(asked, each(self._store.status, asked), strict=True)
+            found = {key: status for key, status in there if status is not None}
+            if not found:
+                return listed
+            listed = listed | found
 
     def _addressed(self, prefix: str, digest_of: Callable[[str], str | None]) -> dict[str, Status]:
         found = ((digest_of(key), status) for key, status in self._store.list_status(prefix))
@@ -186,10 +217,32 @@ class Marker:
             return None
 
 
+def _lost(store: Store, lost: list[EnvName], known: Mapping[EnvName, int]) -> Damaged:
+    """Return what is said of environments whose newest records are gone, though nothing ever deletes these."""
+    shown = [f"{env}@{known[env]}" for env in lost[:_NAMED]]
+    if len(lost) > _NAMED:
+        shown.append(f"{len(lost) - _NAMED} more")
+    names = " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+    return Damaged(
+        f"the store {store.url} no longer has {names}, the newest of what an earlier collection saw of"
+        f" {'this environment' if len(lost) == 1 else 'these environments'}",
+        resolution=f"restore {layout.version_key(lost[0], known[lost[0]])}{' and the others' * (len(lost) > 1)} from a"
+        f" copy of the store; to give up what is lost, remove all objects below {layout.ROOTS}",
+    )
+
+
+def _numbers(keys: Iterable[str]) -> dict[EnvName, list[int]]:
+    """Return the numbers that the records of each environment have taken, in order."""
+    numbers: dict[EnvName, list[int]] = {}
+    for env, number in filter(None, map(layout.version_of, keys)):
+        numbers.setdefault(env, []).append(number)
+    return {env: sorted(taken) for env, taken in numbers.items()}
+
+
 def _untaken(numbers: Iterable[int]) -> Iterator[int]:
     """Yield the numbers in the gaps of some, of a wide gap only the ends, and the one behind the last."""
     before = 0
-    for number in sorted(numbers):
+    for number in numbers:
         gap = range(before + 1, number)
         yield from gap if len(gap) <= _WIDE else (gap[0], gap[-1])
         before = number

@@ -12,6 +12,7 @@ tickets/<owner>/<queue>/<10 digits>.json                      which order a queu
 probe/, clock/                        nothing that lasts: written to find something out, and removed
 leases/<32 hex>-<8 digits>            writers that are at work
 gc/<8 digits>.<part>                  collections, by their epoch
+roots/<8 digits>                      the environments that collections have seen
 """
 
 import re
@@ -32,10 +33,12 @@ PASSING = (PROBES, CLOCK)
 """What is written only to find something out about the store; leftovers of it mean nothing."""
 LEASES = "leases/"
 COLLECTIONS = "gc/"
+ROOTS = "roots/"
 _VERSION = re.compile(r"envs/([^/]+)/([^/]+)/([0-9]{8})\.json")
 # Compiled when first used: a run does not.
 _LEASE = r"leases/([0-9a-f]{32})-([0-9]{8})"
 _COLLECTION = r"gc/([0-9]{8})\.([a-z]{1,20})"
+_ROOTS = r"roots/([0-9]{8})"
 _JOB = r"jobs/([A-Za-z0-9_][A-Za-z0-9._-]{0,63})/([0-9a-f]{32})/"
 _TASK = _JOB + r"([0-9]{8})\.([0-9]{4})\.([a-z]{1,10}(?:\.[0-9]{6})?)"
 _TICKET = r"tickets/([A-Za-z0-9_][A-Za-z0-9._-]{0,63})/([A-Za-z0-9][A-Za-z0-9._-]{0,79})/([0-9]{10})\.json"
@@ -177,6 +180,17 @@ def collection_of(key: str) -> tuple[int, str] | None:
     """Return the epoch and the part that have this key, or None if it is no such key."""
     match = re.fullmatch(_COLLECTION, key)
     return None if match is None else (int(match[1]), match[2])
+
+
+def roots_key(number: int) -> str:
+    """Return the key of a list of the environments that collections have seen."""
+    return f"{ROOTS}{number:08}"
+
+
+def roots_of(key: str) -> int | None:
+    """Return the number of the list that has this key, or None if it is no such key."""
+    match = re.fullmatch(_ROOTS, key)
+    return None if match is None else int(match[1])
 
 
 def _addressed(prefix: str, digest: str) -> str:

@@ -6,13 +6,13 @@ Only on the way to an error, so whole histories are read.
 from envkit.errors import Damaged, NotFound
 from envkit.model.history import History
 from envkit.model.ids import EnvName, EnvRef
-from envkit.store import versions
+from envkit.store import rows
 from envkit.store.base import Store
 
 
 def not_found(store: Store, ref: EnvRef) -> NotFound:
     """Return the error for a name that `versions.resolve` could not resolve."""
-    history = versions.read_history(store, ref.env)
+    history = rows.read_history(store, ref.env)
     if not history.live:
         return _no_environment(store, ref.env, history)
     if ref.tag is not None:
@@ -27,7 +27,7 @@ def _no_environment(store: Store, env: EnvName, history: History) -> NotFound:
     # difflib costs more than a whole lookup.
     from difflib import get_close_matches
 
-    there = {str(other): other for other in versions.list_environments(store) if other != env}
+    there = {str(other): other for other in rows.list_environments(store) if other != env}
     by_name = {other.name: text for text, other in there.items()}
     close = [*get_close_matches(str(env), there, n=3), *(by_name[n] for n in get_close_matches(env.name, by_name, n=3))]
     close = [text for text in dict.fromkeys(close) if _has_versions(store, there[text])][:3]
@@ -40,7 +40,7 @@ def _no_environment(store: Store, env: EnvName, history: History) -> NotFound:
 
 def _has_versions(store: Store, env: EnvName) -> bool:
     try:
-        return versions.latest(store, env) is not None
+        return rows.latest(store, env) is not None
     except Damaged:
         return True
 

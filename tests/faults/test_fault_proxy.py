@@ -178,6 +178,9 @@ def test_listings_that_are_wrong(proxy):
     assert first[:3] == (4, True, True)
     assert listed("empty")[:3] == (0, False, False)
     assert listed("half")[:3] == (2, False, False)
+    proxy.rules = [Rule("hole", listing=True, hides="^k[12]$")]
+    text = _ask(proxy, "GET", "/b?list-type=2&prefix=a")[1].decode()
+    assert (text.count("<Key>"), "<Key>k3</Key>" in text, "<Key>k1</Key>" in text) == (2, True, False)
     assert listed("no-token")[:3] == (4, True, False)
     assert listed("twice")[:3] == (8, False, False)
     assert listed("stale")[3] == first[3] != listed("")[3]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from envkit.content import treefile
-from envkit.services import collecting, publishing
+from envkit.services import collecting, marking, publishing
 from envkit.services.publishing import DataCollected
 from envkit.store import epochs
 from envkit.store.leases import LeaseLost
@@ -27,7 +27,7 @@ _WHO = st.integers(0, 5)
 _TURNS = st.sampled_from((1, 1, 2, 3, 5, 8))
 # Where an interruption hurts: before a version appears, before a deletion, between two looks at the same thing.
 _PLACES = st.sampled_from(
-    (("put", "envs/"), ("put", "trees/"), ("put", "gc/"), ("write", "gc/"), ("delete", "packs/"), ("delete", "trees/"), ("list", "gc/"), ("list", "envs/"), ("put", "leases/"), ("status", "leases/"))
+    (("put", "envs/"), ("put", "trees/"), ("put", "gc/"), ("write", "gc/"), ("delete", "packs/"), ("delete", "trees/"), ("list", "gc/"), ("list", "envs/"), ("put", "leases/"), ("status", "leases/"), ("put", "roots/"), ("delete", "roots/"))
 )  # fmt: skip
 _MOST = 5
 
@@ -133,6 +133,11 @@ class Store(RuleBasedStateMachine):
     def begin_a_sign_of_life(self, who):
         self.world.renewal(self.actor(who))
 
+    @rule(envs=st.sets(_ENVS))
+    def hide(self, envs):
+        """From now on, listings leave out environments; or they show all again."""
+        self.world.hide(envs)
+
     @rule(span=_SPANS, asleep=st.sets(_WHO, max_size=3), stopped=st.sets(_WHO, max_size=1))
     def pass_time(self, span, asleep, stopped):
         busy = [actor for actor in self.world.actors if not actor.finished]
@@ -175,6 +180,7 @@ def _without(owner, attribute, worse):
 
 _no_lease_check = _without(collecting._Collection, "_busy", lambda self, awaited: [])
 _no_second_mark = _without(collecting._Collection, "_still_doomed", lambda self, _epoch, all: (all, self._mark()))
+_listings_believed = _without(marking.Marker, "_with_known", lambda self, listed: listed)
 _hint_trusted = _without(publishing.Writer, "verify", lambda self, packs: None)
 _waking_up_as_if_nothing_was = _without(publishing.Writer, "_is_safe", lambda self: True)
 
@@ -214,6 +220,32 @@ def test_collections_do_collect(world):
     assert [key for key in world.objects if key.startswith("envs/")] == ["envs/lab/a/00000002.json"]
     world.run(world.writer(B, "x"))
     assert world.live() == [(B, 1)]
+
+
+def _collect_while_listings_hide(world):
+    """A version that a collection has seen is a month old when no listing shows its environment any more."""
+    world.run(world.writer(B, "yz"))
+    for _ in range(2):
+        world.run(world.collection())
+        world.pass_time(5 * HOUR)
+    world.run(world.writer(B, "z"))
+    world.pass_time(30 * DAY)
+    world.hide({B})
+    assert world.hidden == {B}
+    for _ in range(4):
+        world.run(world.collection())
+        world.pass_time(5 * HOUR)
+
+
+def test_an_environment_that_no_listing_shows_is_not_lost(world):
+    _collect_while_listings_hide(world)
+    assert world.live() == [(B, 1), (B, 2)]
+    assert sum(done.deleted.objects for done in world.collections if done.deleted) == 3
+
+
+def test_believing_listings_loses_an_environment(world):
+    with _listings_believed(), pytest.raises(Lost):
+        _collect_while_listings_hide(world)
 
 
 def _save_while_a_collection_runs(world):
@@ -390,11 +422,12 @@ def test_undeleting_that_wakes_too_late_is_taken_back(world):
     assert "envs/lab/a/00000001.json" not in world.objects
 
 
-def test_the_search_finds_what_a_trusted_hint_loses():
+@pytest.mark.parametrize("worse", [_hint_trusted, _listings_believed], ids=["a-trusted-hint", "believed-listings"])
+def test_the_search_finds_what_is_lost(worse):
     """The search that finds nothing in the real code does find something where there is something to find."""
 
     class Broken(Store):
-        breaking = staticmethod(_hint_trusted)
+        breaking = staticmethod(worse)
 
     with pytest.raises(Lost):
         _search(Broken, 2000, phases=(Phase.generate,), derandomize=True)

@@ -11,12 +11,12 @@ from stored_support import Lab
 from envkit.errors import EXIT_DAMAGED, EXIT_UNAVAILABLE
 from envkit.model.ids import EnvName
 from envkit.model.version import Version, VersionKind
-from envkit.services import collecting
+from envkit.services import collecting, marking
 from envkit.services.collecting import ClockRefused, CollectionOvertaken, collected_json
 from envkit.services.marking import CollectionStopped
 from envkit.services.publishing import writing
 from envkit.services.verifying import verify
-from envkit.store import epochs, layout, leases, versions
+from envkit.store import epochs, layout, leases, roots, versions
 from envkit.store.errors import StoreUnreadable
 
 
@@ -242,31 +242,108 @@ def test_anything_live_that_cannot_be_read_stops_it(lab, kind, data, step):
         collect(lab, grace=0)
     said = str(caught.value)
     assert "nothing was collected" in said or "nothing was collected" in caught.value.resolution
-    assert live.layers[0].tree in said or "envs/lab/live/00000001.json" in said
+    assert live.layers[0].tree in said or "envs/lab/live/00000001.json" in said or "lab/live@1" in said
     if isinstance(caught.value, CollectionStopped):
         assert caught.value.exit_code == EXIT_DAMAGED
     assert [k for k in objects(lab) if k != key] == [k for k in before if k != key]
 
 
-def test_a_record_that_is_listed_no_more_stops_the_second_step(lab):
-    """As a store would do whose listings are sometimes short."""
-    lab.delete(lab.save("gone", {"x": noise("x")}))
-    live = lab.save("live", {"y": noise("y")})
-    age(lab.store_path, 8 * DAY)
-    collect(lab)
-    age(lab.store_path, 5 * HOUR)
+def hiding(lab, *prefixes):
+    """Return a context whose store lists nothing below some prefixes, as a store would whose listings are short."""
     context = lab.fresh_context()
-    listed = context.store.list_status
+    everything = context.store._list_status
+    listed = context.store._list
+    context.store._list_status = lambda prefix: (i for i in everything(prefix) if not i[0].startswith(prefixes))
+    context.store._list = lambda prefix: (key for key in listed(prefix) if not key.startswith(prefixes))
+    return context
 
-    def short(prefix=""):
-        return ((key, status) for key, status in listed(prefix) if not key.startswith("envs/lab/live/"))
 
-    context.store.list_status = short
+LIVE = EnvName(owner="lab", name="live")
+
+
+@pytest.fixture
+def half_seen(lab):
+    """A store with something to collect, and an environment that a collection has seen; then it got a version more."""
+    for number in range(2):
+        lab.save("live", {"y": noise(f"y{number}")})
+    lab.save("other", {"x": noise("z")})
+    collect(lab)
+    lab.save("live", {"y": noise("y2")})
+    lab.delete(lab.save("gone", {"x": noise("x")}))
+    age(lab.store_path, 8 * DAY)
+    return lab
+
+
+@pytest.mark.parametrize("hidden", ["envs/lab/live/", "envs/lab/live/00000002", "envs/lab/live/00000003", "envs/lab/"])
+def test_environments_that_no_listing_shows_are_found_by_their_newest_record(half_seen, hidden):
+    lab = half_seen
+    first = collecting.collect(hiding(lab, hidden))
+    age(lab.store_path, 5 * HOUR)
+    second = collecting.collect(hiding(lab, hidden))
+    # Of what no collection has seen yet, only what nothing shows is kept: "gone", where it is hidden, has no record.
+    assert first.condemned.objects == second.deleted.objects == (2 if hidden == "envs/lab/" else 3)
+    assert verify(lab.fresh_context(), data=True).damages == []
+    assert [versions.load(lab.store, LIVE, number).number for number in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_without_the_list_of_environments_one_that_no_listing_shows_is_lost(half_seen, monkeypatch):
+    """What the test above would say of a collection that believes its listings."""
+    lab = half_seen
+    monkeypatch.setattr(marking.Marker, "_with_known", lambda _self, listed: listed)
+    for _ in range(2):
+        collecting.collect(hiding(lab, "envs/lab/live/"))
+        age(lab.store_path, 5 * HOUR)
+    shutil.rmtree(f"{lab.root}/cache", ignore_errors=True)
+    assert {damage.kind for damage in verify(lab.fresh_context()).damages} == {"tree"}
+
+
+@pytest.mark.parametrize("lost", [("live",), ("live", "other")])
+@pytest.mark.parametrize("step", [1, 2])
+def test_environments_that_are_gone_are_named_and_nothing_is_collected(half_seen, lost, step):
+    lab = half_seen
+    if step == 2:
+        collect(lab)
+        age(lab.store_path, 5 * HOUR)
+    for name in lost:
+        shutil.rmtree(f"{lab.store_path}/envs/lab/{name}")
     before = objects(lab)
-    with pytest.raises(StoreUnreadable, match=r"it no longer lists envs/lab/live/00000001\.json and 0 more"):
-        collecting.collect(context)
+    last = 3 if step == 2 else 2
+    names = f"lab/live@{last}" + " and lab/other@1" * (len(lost) == 2)
+    with pytest.raises(
+        CollectionStopped, match=f"nothing was collected: the store .* no longer has {names}, "
+    ) as caught:
+        collect(lab)
+    assert f"restore envs/lab/live/{last:08}.json" in caught.value.resolution
+    assert caught.value.exit_code == EXIT_DAMAGED
     assert objects(lab) == before
-    assert versions.latest(lab.store, live.env) == live
+    for key in objects(lab, "roots/"):  # given up
+        lab.store.delete(key)
+    shutil.rmtree(f"{lab.store_path}/gc", ignore_errors=True)
+    assert collect(lab).condemned.packs >= 3
+
+
+def test_an_environment_whose_versions_were_all_collected_is_not_missed(lab):
+    lab.delete(lab.save("gone", {"x": noise("x")}))
+    lab.save("live", {"y": noise("y")})
+    collect_all(lab)
+    assert roots.read(lab.store).newest[EnvName(owner="lab", name="gone")] == 2
+    collecting.collect(hiding(lab, "envs/lab/gone/"))
+    lab.save("gone", {"x": noise("x2")})
+    assert collecting.collect(hiding(lab, "envs/lab/gone/")).condemned.objects == 0
+    assert roots.read(lab.store).newest[EnvName(owner="lab", name="gone")] == 3
+
+
+def test_a_row_of_records_that_is_too_long_to_look_for_stops_it(half_seen, monkeypatch):
+    monkeypatch.setattr(marking, "_WIDE", 1)
+    with pytest.raises(CollectionStopped, match="no longer lists records of lab/live, which go up to 2"):
+        collecting.collect(hiding(half_seen, "envs/lab/live/"))
+
+
+def test_a_dry_run_uses_the_list_and_does_not_write_it(half_seen):
+    lab = half_seen
+    before = list(lab.store.list())
+    assert collecting.collect(hiding(lab, "envs/lab/live/"), dry_run=True).condemned.objects == 3
+    assert list(lab.store.list()) == before
 
 
 @pytest.mark.parametrize("prefix", ["envs/", "trees/", "packs/", "leases/", "gc/"])

@@ -12,7 +12,7 @@ from strategies import versions as any_version
 from envkit.errors import EXIT_CONFLICT, EXIT_DAMAGED, EXIT_NOT_FOUND, Conflict, Damaged, InvalidInput, NotFound
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.version import LayerRef, Version, VersionKind, version_to_json
-from envkit.store import layout, versions
+from envkit.store import layout, rows, versions
 from envkit.store.errors import MovedOn
 from envkit.store.open import init_store
 
@@ -343,7 +343,8 @@ def test_a_version_that_is_collected_after_the_listing_is_not_missed(store, monk
     versions.delete(store, SCI, [1], **_STAMP)
     listed = versions.numbers(store, SCI)
     store.delete(layout.version_key(SCI, 1))
-    monkeypatch.setattr(versions, "numbers", lambda store, env: listed)
+    for module in (rows, versions):
+        monkeypatch.setattr(module, "numbers", lambda store, env: listed)
     assert versions.read_history(store, SCI).live == [2]
     not_found(lambda: versions.resolve(store, ref("sci@1")))
     store.delete(layout.version_key(SCI, 2))
