@@ -14,11 +14,9 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
-from collections.abc import Sequence
 
-from envkit.drivers import cgroup, fuse, process
+from envkit.drivers import cgroup, detached, fuse
 from envkit.drivers.files import is_locked, make_directory, read_text, try_lock
 from envkit.drivers.mount import enter_private_namespace
 from envkit.model.paths import Paths
@@ -27,53 +25,26 @@ from envkit.ondemand.log import complain
 from envkit.ondemand.messages import address
 
 GROUP = "envkit-images"
-_MAX_LOG = 1 << 20
 _BACKLOG = 128
 # A server that lived for less than this many seconds is started again a little later each time.
 _YOUNG = 2.0
 _LONGEST_PAUSE = 5.0
-_PROGRAM = "import sys; sys.path[:] = sys.argv[3].split(':'); from envkit.ondemand.main import main; main()"
+_PROGRAM = "from envkit.ondemand.main import main; main()"
+# Dozens of threads, each with an arena of its own, would keep ten times the memory that is in use.
+_VARIABLES = {"MALLOC_ARENA_MAX": "2"}
 
 
 def start(paths: Paths) -> None:
     """Start the pair, detached from this process. If there is one already, the new one ends at once."""
     make_directory(paths.run, mode=0o755)
-    log = os.open(paths.images_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.fstat(log).st_size > _MAX_LOG:
-            os.ftruncate(log, 0)
-        # A child in between, which ends at once: the holder is nobody's child, and nobody has to wait for it.
-        between = os.fork()
-        if between == 0:
-            try:
-                _spawn(paths, "new", (), log)
-            finally:
-                os._exit(0)
-        os.waitpid(between, 0)
-    finally:
-        os.close(log)
+    arguments = [paths.root, "new", "", "0"]
+    detached.start(_PROGRAM, arguments, what="the image server", log=paths.images_log, env=_VARIABLES)
 
 
 def start_if_missing(paths: Paths) -> None:
     """Start the pair if there seems to be none; who connects looks again."""
     if not os.path.exists(paths.images_socket):
         start(paths)
-
-
-def _spawn(paths: Paths, role: str, descriptors: Sequence[int], log: int, other: int = 0) -> int:
-    """Start one of the pair with descriptors that it keeps under the same numbers; return its pid."""
-
-    def before_exec() -> None:
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, True)  # noqa: FBT003
-        os.dup2(log, 2)
-
-    path = ":".join(entry for entry in sys.path if entry)
-    numbers = ",".join(map(str, descriptors))
-    argv = [sys.executable, "-IS", "-c", _PROGRAM, paths.root, role, path, numbers, str(other)]
-    # Dozens of threads, each with an arena of its own, would keep ten times the memory that is in use.
-    environment = {**process.minimal_environment(), "MALLOC_ARENA_MAX": "2"}
-    return process.spawn(argv[0], argv, env=environment, detach=True, before_exec=before_exec)
 
 
 class Held:
@@ -106,7 +77,9 @@ class Held:
 
     def spawn(self, role: str) -> int:
         """Start the other one of the pair; return its pid."""
-        return _spawn(self.paths, role, self.descriptors, self.log, os.getpid())
+        numbers = ",".join(map(str, self.descriptors))
+        arguments = [self.paths.root, role, numbers, str(os.getpid())]
+        return detached.spawn(_PROGRAM, arguments, log=self.log, keep=self.descriptors, env=_VARIABLES)
 
 
 def begin(paths: Paths, *, keep: bool = False) -> "Held | None":

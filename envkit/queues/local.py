@@ -10,7 +10,8 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 
-from envkit.drivers.files import io_error, is_locked, make_directory, remove_tree, write_atomic
+from envkit.drivers.crash import crash_point
+from envkit.drivers.files import is_locked, make_directory, remove_tree, write_atomic
 from envkit.errors import InvalidInput
 from envkit.model.jobid import TaskId
 from envkit.model.paths import Paths
@@ -49,6 +50,7 @@ class LocalQueue(Queue):
             remove_tree(place)  # of a submission that was killed before it had the number for good
             make_directory(place)
             write_atomic(f"{place}/script", submission.script.encode("utf-8", "surrogateescape"))
+            crash_point("submit:prepared")
 
         with self._ledger() as ledger:
             number = ledger.submit(submission, prepare)
@@ -126,10 +128,7 @@ class LocalQueue(Queue):
             self._start()
 
     def _start(self) -> None:
-        try:
-            runner.start(self._paths, self._slots, grace=self._grace)
-        except OSError as error:
-            raise io_error("start what runs the queue", error) from error
+        runner.start(self._paths, self._slots, grace=self._grace)
 
     def _await_runner(self) -> None:
         """Wait until a runner has seen what became of tasks that ran before, if it comes to that soon."""

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from envkit.drivers import cgroup, process
+from envkit.drivers import cgroup, detached, process
 from envkit.drivers.files import is_locked, remove_tree, try_lock
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
@@ -26,7 +26,6 @@ from envkit.queues.script import ATTEMPT, INDEX, NUMBER, QUEUE
 from envkit.queues.supervisor import Assignment, End
 
 GROUP = "envkit-queue"
-_MAX_LOG = 1 << 20
 _LOOK_AGAIN = 2.0
 """Seconds until it looks by itself, for what nobody could tell it: that a supervisor was killed."""
 _AFTER_TROUBLE = 5.0
@@ -34,11 +33,8 @@ _PATIENCE = 1.0
 _FORGET_EVERY = 3600.0
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _SWEEP_SECONDS = 60.0
-_SWEEP = (
-    "import sys; sys.path[:] = sys.argv[2].split(':'); sys.argv[1:] = ['--root', sys.argv[1], 'sweep'];"
-    " from envkit.__main__ import main; main()"
-)
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2].split(':'); from envkit.queues.runner import main; main()"
+_SWEEP = "from envkit.__main__ import main; main()"
+_PROGRAM = "from envkit.queues.runner import main; main()"
 
 
 def start(paths: Paths, slots: int, *, grace: float) -> None:
@@ -46,37 +42,13 @@ def start(paths: Paths, slots: int, *, grace: float) -> None:
 
     :param grace: seconds between asking a task to end and killing it.
     """
-    log = os.open(paths.runner_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.fstat(log).st_size > _MAX_LOG:
-            os.ftruncate(log, 0)
-        # A child in between, which ends at once: the runner is nobody's child, and nobody has to wait for it.
-        between = os.fork()
-        if between == 0:
-            try:
-                _spawn(paths, slots, grace, log)
-            finally:
-                os._exit(0)
-        os.waitpid(between, 0)
-    finally:
-        os.close(log)
-
-
-def _spawn(paths: Paths, slots: int, grace: float, log: int) -> None:
-    def before_exec() -> None:
-        os.dup2(log, 2)
-
-    argv = [sys.executable, "-IS", "-c", _PROGRAM, paths.root, _search_path(), str(slots), str(grace)]
-    process.spawn(argv[0], argv, env=process.minimal_environment(), detach=True, before_exec=before_exec)
-
-
-def _search_path() -> str:
-    return ":".join(entry for entry in sys.path if entry)
+    arguments = [paths.root, str(slots), str(grace)]
+    detached.start(_PROGRAM, arguments, what="what runs the queue", log=paths.runner_log)
 
 
 def main() -> None:
     """Be the runner that `start` has started."""
-    _, root, _, slots, grace = sys.argv
+    _, root, slots, grace = sys.argv
     paths = Paths.at(root)
     lock = _take(paths)
     if lock is None:
@@ -223,7 +195,7 @@ class Runner:
         """End containers that have lost the process which ran them, as Slurm's epilog does, before a task is over."""
         if not os.path.isdir(self._paths.runs) or not os.listdir(self._paths.runs):
             return
-        argv = [sys.executable, "-IS", "-c", _SWEEP, self._paths.root, _search_path()]
+        argv = detached.interpreter(_SWEEP, ["--root", self._paths.root, "sweep"])
         try:
             process.run(argv, timeout=_SWEEP_SECONDS)
         except EnvkitError as error:

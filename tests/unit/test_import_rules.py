@@ -88,6 +88,31 @@ def test_libraries_stay_in_their_homes(path: Path) -> None:
         assert homes is None or relative.startswith(homes), f"{relative} imports {name}"
 
 
+def circle(imported: dict[str, set[str]]) -> list[str]:
+    """Return modules that import one another in a circle, in its order; none if there is no circle."""
+    done: set[str] = set()
+
+    def follow(path: list[str]) -> list[str]:
+        for name in sorted(imported[path[-1]] & imported.keys() - done - {path[-1]}):
+            found = path[path.index(name) :] if name in path else follow([*path, name])
+            if found:
+                return found
+        done.add(path[-1])
+        return []
+
+    return next(filter(None, (follow([name]) for name in sorted(imported))), [])
+
+
+def test_modules_do_not_import_one_another_in_a_circle_not_even_late() -> None:
+    names = {".".join(("envkit", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    assert circle({name.removesuffix(".__init__"): imports_of(path) for name, path in names.items()}) == []
+
+
+def test_a_circle_is_noticed() -> None:
+    assert circle({"a": {"b", "os"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_the_rule_notices_a_violation() -> None:
     assert layer_violations("store/base.py", {"envkit.content.pack"}) == ["content"]
     assert layer_violations("drivers/lxc.py", {"envkit.services.run", "envkit.model.ids"}) == ["services"]
@@ -110,3 +135,17 @@ def test_a_warm_run_imports_nothing_slow() -> None:
         [sys.executable, "-S", "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
     )
     assert TOO_SLOW_FOR_RUN & set(result.stdout.split()) == set()
+
+
+def test_a_task_imports_nothing_slow() -> None:
+    """Everything that a task of a job imports, on a node with a settings file."""
+    code = (
+        "import sys; import envkit.__main__, envkit.cli.argv, envkit.cli.called, envkit.config.file,"
+        " envkit.services.jobs.tasks, envkit.services.layers, envkit.services.sweeping, envkit.store.open;"
+        " print('\\n'.join(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    slow = (TOO_SLOW_FOR_RUN | {"traceback"}) - {"hashlib", "threading"}  # of which it makes use
+    assert slow & set(result.stdout.split()) == set()
