@@ -6,11 +6,10 @@ import hashlib
 import os
 
 from envkit.cache import mapfile
-from envkit.cache.complete import IMAGE, complete_image
+from envkit.cache.complete import IMAGE, MAP, complete_image
 from envkit.cache.errors import CacheLost
 from envkit.cache.layer import CachedLayer
 from envkit.cache.locks import WRITER
-from envkit.cache.mapfile import MAP
 from envkit.drivers.files import is_locked
 
 

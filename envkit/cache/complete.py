@@ -9,6 +9,7 @@ from envkit.model.record import Record
 
 BLOCK = 4096
 IMAGE = "image"
+MAP = "map"
 MARK = "complete"
 
 _FORMAT = "envkit-image-1"
@@ -44,6 +45,11 @@ def complete_image(directory: str) -> Completed | None:
     if found is None or found.size != size or (_read_mark(directory) or found) != found:
         return None
     return found
+
+
+def has_place(directory: str) -> bool:
+    """Tell whether there is something of a layer: its complete image, or the map that its content is fetched by."""
+    return any(os.path.exists(f"{directory}/{name}") for name in (MAP, IMAGE))
 
 
 def superblock_facts(start: bytes) -> Completed | None:

@@ -13,12 +13,12 @@ from collections.abc import Container, Iterable, Sequence
 
 from envkit.cache import mapfile, readyfile
 from envkit.cache.bits import Bits
-from envkit.cache.complete import IMAGE, Completed, complete_image, write_mark
+from envkit.cache.complete import IMAGE, MAP, Completed, complete_image, write_mark
 from envkit.cache.datafile import GUARD, DataFile, sync_file
 from envkit.cache.errors import CacheBusy, CacheLost, ChunksMissing, GranulesDiffer
 from envkit.cache.extents import GRANULE, assembled, granules_of
 from envkit.cache.locks import writer_lock
-from envkit.cache.mapfile import MAP, IndexedBlocks, LayerMap, StoredMap
+from envkit.cache.mapfile import IndexedBlocks, LayerMap, StoredMap
 from envkit.cache.partial import create_partial, open_partial
 from envkit.drivers.files import io_error, sync_directory
 from envkit.model.blockmap import Extent

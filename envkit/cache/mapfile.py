@@ -20,6 +20,7 @@ from typing import Annotated
 import msgspec
 
 from envkit.cache.bits import Bits
+from envkit.cache.complete import MAP
 from envkit.cache.datafile import read_small
 from envkit.cache.errors import CacheLost
 from envkit.model.blockmap import BlockMap, Extent
@@ -27,7 +28,6 @@ from envkit.model.collector import no_collector
 from envkit.model.record import Record
 from envkit.model.tree import MAX_CHUNK, Chunk
 
-MAP = "map"
 MAX_MAP = 1 << 30
 MAX_IMAGE = 1 << 44
 MAX_CHUNKS = 1 << 22

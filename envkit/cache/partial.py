@@ -10,10 +10,10 @@ import hashlib
 import os
 
 from envkit.cache import mapfile
-from envkit.cache.complete import BLOCK, IMAGE, MARK, complete_image, superblock_facts
+from envkit.cache.complete import BLOCK, IMAGE, MAP, MARK, complete_image, superblock_facts
 from envkit.cache.datafile import GUARD, DataFile, read_small
 from envkit.cache.errors import CacheLost
-from envkit.cache.mapfile import MAP, MAX_MAP, LayerMap, StoredMap
+from envkit.cache.mapfile import MAX_MAP, LayerMap, StoredMap
 from envkit.cache.readyfile import READY
 from envkit.drivers.files import io_error, make_directory
 

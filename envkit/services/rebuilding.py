@@ -1,11 +1,11 @@
-"""Owns where the bytes of a damaged object can still be had: another store, this node's caches, other packs, and the
-good parts of the object itself. Nothing leaves here that does not have the digest it is asked for.
+"""Owns where the bytes of a damaged object can still be had: another store, this node's caches (`cachedchunks`), other
+packs, and the good parts of the object itself. Nothing leaves here that does not have the digest it is asked for.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from envkit.content import frame, treefile
 from envkit.content.errors import DamagedChunk
@@ -14,10 +14,9 @@ from envkit.content.reader import unpack_chunk
 from envkit.drivers.errors import KernelRefused
 from envkit.drivers.files import read_bounded
 from envkit.errors import Damaged, EnvkitError
-from envkit.image import erofs
-from envkit.model.blockmap import Extent
 from envkit.model.tree import Chunk, Tree
 from envkit.model.version import MAX_VERSION_BYTES, version_from_json
+from envkit.services.cachedchunks import CachedChunks
 from envkit.services.context import Context
 from envkit.store import epochs, layout
 from envkit.store.base import Store
@@ -39,7 +38,10 @@ class _Shape:
 
 
 class Sources:
-    """Good bytes for damaged objects of the configured store; `other` is a store that may have them, too."""
+    """Good bytes for damaged objects of the configured store; `other` is a store that may have them, too.
+
+    A context manager.
+    """
 
     def __init__(self, context: Context, other: Store | None) -> None:
         self._context = context
@@ -48,7 +50,13 @@ class Sources:
         self._shapes: dict[str, _Shape] = {}
         self._elsewhere: dict[bytes, dict[tuple[str, Chunk], Store]] = {}
         self._layers: dict[bytes, dict[str, None]] = {}
-        self._images: dict[str, dict[bytes, list[Extent]]] = {}
+        self._cached = CachedChunks(context.paths, self.tree)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._cached.close()
 
     def version(self, key: str) -> bytes | None:
         """Return a version record, from a copy of this very store or from this node's copies of its records."""
@@ -80,6 +88,7 @@ class Sources:
                     shape.rows[chunk.offset] = chunk
                     shape.epochs.add(tree.epoch)
         self._elsewhere = {row.digest: {} for shape in self._shapes.values() for row in shape.rows.values()}
+        self._cached.wanted = self._elsewhere
         self._layers = {digest: {} for digest in self._elsewhere}
         for store in (self._store, *(() if self._other is None else (self._other,))):
             for name, tree in self._trees(store):
@@ -151,35 +160,9 @@ class Sources:
             except EnvkitError:
                 continue
         for layer in self._layers[row.digest]:
-            plain = self._from_image(layer, row)
+            plain = self._cached.find(layer, row)
             if plain is not None:
                 yield plain
-
-    def _from_image(self, layer: str, row: Chunk) -> bytes | None:
-        """Return a chunk's content from this node's complete image of a layer, where its files use all of it."""
-        plain = bytearray(row.size)
-        try:
-            with open(f"{self._context.paths.layer(layer)}/image", "rb", buffering=0) as file:
-                for extent in self._extents(layer).get(row.digest, ()):
-                    piece = os.pread(file.fileno(), extent.length, extent.image_offset)
-                    plain[extent.offset : extent.offset + len(piece)] = piece
-        except OSError:
-            return None
-        return bytes(plain) if hashlib.sha256(plain).digest() == row.digest else None
-
-    def _extents(self, layer: str) -> dict[bytes, list[Extent]]:
-        """Return where in the image of a layer the chunks lie that are looked for."""
-        if layer not in self._images:
-            found: dict[bytes, list[Extent]] = {}
-            data = self.tree(layer)
-            if data is not None:
-                tree = treefile.decode(data, layer)
-                for extent in erofs.build(tree).blocks:
-                    digest = tree.chunks[extent.chunk].digest
-                    if digest in self._elsewhere:
-                        found.setdefault(digest, []).append(extent)
-            self._images[layer] = found
-        return self._images[layer]
 
     def _trees(self, store: Store) -> Iterator[tuple[str, Tree]]:
         """Yield all trees of a store that can be read; this node's copies where it has them."""

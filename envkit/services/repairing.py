@@ -15,7 +15,6 @@ from envkit.services.damage import NOTE, PACK, TREE, VERSION, Damage, damage_jso
 from envkit.services.rebuilding import MAX_OBJECT, Sources, is_object
 from envkit.services.startpacks import START
 from envkit.services.verifying import Verification
-from envkit.store.base import Store
 from envkit.store.errors import StoreUnwritable
 from envkit.store.open import open_store, read_format
 
@@ -49,15 +48,15 @@ def repair(context: Context, source: str | None = None) -> Repaired:
     if other is not None and other.url == context.store.url:
         raise InvalidInput(f"{other.url} is the store that is to be repaired", resolution="name another one")
     make_directory(context.paths.repair)
-    with locked(f"{context.paths.repair}/lock"):
-        return _Repair(context, other).run()
+    with locked(f"{context.paths.repair}/lock"), Sources(context, other) as sources:
+        return _Repair(context, sources).run()
 
 
 class _Repair:
-    def __init__(self, context: Context, other: Store | None) -> None:
+    def __init__(self, context: Context, sources: Sources) -> None:
         self._context = context
         self._store = context.store
-        self._sources = Sources(context, other)
+        self._sources = sources
         self._result = Repaired()
         self._given_up: set[str] = set()
         self._kept = f"{context.paths.repair}/{read_format(self._store).id}"

@@ -10,10 +10,13 @@ import sys
 import pytest
 from stored_support import Lab
 
+from envkit.cache.layer import CachedLayer
 from envkit.content import treefile
 from envkit.content.pack import header
+from envkit.content.reader import unpack_chunk
 from envkit.errors import InvalidInput
 from envkit.model.ids import EnvName
+from envkit.ondemand.prepare import prepare
 from envkit.services import copying
 from envkit.services.context import Context
 from envkit.services.layers import layer_images
@@ -198,6 +201,80 @@ def test_an_image_with_other_content_is_no_source(lab):
     done = mend(lab)
     assert (done.mended, len(done.left)) == ([], 1)
     assert pack_of(lab, "c") not in contents(lab.store_path)
+
+
+def hold(lab, name, wanted, *, flush=True):
+    """Have this node hold some chunks of an environment's own layer, as a run leaves them that was not for all of it."""
+    digest, tree = tree_of(lab, name)
+    paths = lab.context.paths
+    prepare(paths, digest, lambda: get_tree(lab.store, digest))
+    layer = CachedLayer.open(paths.layer(digest))
+    held = [number for number, chunk in enumerate(tree.chunks) if wanted(chunk)]
+    for number in held:
+        chunk = tree.chunks[number]
+        data = lab.store.get_range(layout.pack_key(chunk.pack.hex()), chunk.offset, chunk.stored)
+        layer.put_chunk(number, unpack_chunk(chunk, data))
+    if flush:
+        layer.flush()
+    layer.close()
+    assert len(held) > 0
+    assert not os.path.exists(f"{paths.layer(digest)}/image")
+    return f"{paths.layer(digest)}/partial", tree
+
+
+def broken_pack(lab):
+    """Flip a bit in the first chunk of a pack, and return that chunk."""
+    first = min(tree_of(lab, "c")[1].chunks, key=lambda chunk: chunk.offset)
+    rewrite(lab, pack_of(lab, "c"), lambda data: flipped(data, first.offset + 100))
+    return first
+
+
+def test_a_chunk_heals_from_a_layer_that_is_here_in_part(lab):
+    first = min(tree_of(lab, "c")[1].chunks, key=lambda chunk: chunk.offset)
+    hold(lab, "c", lambda chunk: chunk == first)
+    broken_pack(lab)
+    done = mend(lab)
+    assert (len(done.mended), done.left) == (1, [])
+    assert is_whole(lab)
+
+
+def test_a_pack_heals_from_the_parts_that_several_layers_have(lab):
+    lab.save("twin", {"only/c": noise("c", 300_000), "only/d": noise("d", 300_000), "x": noise("x", 90_000)})
+    lab.whole = contents(lab.store_path)
+    pack = pack_of(lab, "c")
+    ordered = sorted(tree_of(lab, "c")[1].chunks, key=lambda chunk: chunk.offset)
+    assert len(ordered) >= 2
+    hold(lab, "c", lambda chunk: chunk in ordered[::2])
+    hold(lab, "twin", lambda chunk: chunk in ordered[1::2])
+    rewrite(lab, pack, lambda data: None)
+    done = mend(lab)
+    assert (len(done.mended), done.left) == (1, [])
+    assert is_whole(lab)
+
+
+@pytest.mark.parametrize("why", ["another chunk", "not said to be there", "damaged", "cut", "map damaged"])
+def test_a_layer_that_has_not_the_very_chunk_is_no_source(lab, why):
+    first = min(tree_of(lab, "c")[1].chunks, key=lambda chunk: chunk.offset)
+    other = why == "another chunk"
+    path, _ = hold(lab, "c", lambda chunk: (chunk == first) != other, flush=why != "not said to be there")
+    if why in ("damaged", "cut"):
+        with open(path, "r+b") as file:
+            data = file.read()
+            # The content of the chunk: nothing but zeros lies in the holes behind the metadata.
+            place = next(n for n in range(len(data) - 4096, 0, -4096) if any(data[n : n + 4096]))
+            file.seek(place)
+            file.write(bytes(4096))
+            if why == "cut":
+                file.truncate(place)
+    if why == "map damaged":
+        with open(f"{os.path.dirname(path)}/map", "r+b") as file:
+            file.seek(64)
+            file.write(b"damaged")
+    broken_pack(lab)
+    before = contents(lab.store_path)
+    done = mend(lab)
+    assert (done.mended, len(done.left)) == ([], 1)
+    assert contents(lab.store_path) == before
 
 
 def test_a_chunk_heals_from_another_pack_of_the_same_store(lab, monkeypatch):
