@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from envkit.content import frame
 from envkit.content.errors import DamagedChunk, DamagedFrame
@@ -63,14 +62,16 @@ def unpack_chunk(chunk: Chunk, stored: "bytes | memoryview") -> bytes:
     return plain
 
 
-@dataclass
 class Span:
     """A range of a pack that is read at once, and the chunks in it."""
 
-    pack: bytes
-    start: int
-    end: int
-    numbers: list[int] = field(default_factory=list)
+    __slots__ = ("end", "numbers", "pack", "start")
+
+    def __init__(self, pack: bytes, start: int, end: int) -> None:
+        self.pack = pack
+        self.start = start
+        self.end = end
+        self.numbers: list[int] = []
 
 
 def spans(chunks: Sequence[Chunk], numbers: Iterable[int]) -> Iterator[Span]:

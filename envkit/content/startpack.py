@@ -8,7 +8,6 @@ makes them.
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
@@ -17,6 +16,7 @@ import msgspec
 from envkit.content import frame
 from envkit.content.errors import DamagedFrame
 from envkit.errors import Damaged
+from envkit.model.record import Record
 from envkit.model.startpack import GRANULE, MAX_ENTRY_POINT, ImageLayer, granule_length, stack_digest
 
 START_FORMAT = 1
@@ -134,8 +134,7 @@ class Frame(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
-class StartPack:
+class StartPack(Record):
     """A decoded header, every number of which was checked.
 
     :ivar digest: the header's, in hexadecimal. `stack` likewise.

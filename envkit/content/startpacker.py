@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -22,6 +21,7 @@ from envkit.content.startpack import (
     StartPack,
     decode,
 )
+from envkit.model.record import Record
 from envkit.model.startpack import ImageLayer, granule_length, stack_digest
 
 LEVEL = 19
@@ -32,8 +32,7 @@ Read = Callable[[int, int], "bytes | None"]
 """Returns a granule's verified bytes, `(layer number, granule number)`; None leaves it out."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(Record):
     """A start pack in its stored form: the header and the frames, one after the other, are the object."""
 
     pack: StartPack
@@ -79,7 +78,8 @@ def encode(
         )
     )
     header = MAGIC + len(plain).to_bytes(4, "little") + plain
-    return Encoded(decode(header, hashlib.sha256(header).hexdigest()), header, tuple(packer.frames))
+    pack = decode(header, hashlib.sha256(header).hexdigest())
+    return Encoded(pack=pack, header=header, frames=tuple(packer.frames))
 
 
 class _Packer:

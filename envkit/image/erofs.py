@@ -12,15 +12,15 @@ import hashlib
 import stat
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from envkit.image import erofs_format as fmt
 from envkit.image.errors import BrokenTree, ErofsLimit
-from envkit.image.rules import MAX_MTIME_NS, check_entry, check_name, check_segments, root_of
+from envkit.image.rules import MAX_MTIME_NS, check_entry, check_name, check_path, check_segments, root_of
 from envkit.model.blockmap import BlockMap
 from envkit.model.collector import no_collector
-from envkit.model.tree import MAX_CHUNK, MAX_COMPONENT, MAX_FILE, MAX_ID, Entry, Kind, Tree
+from envkit.model.record import Record
+from envkit.model.tree import MAX_CHUNK, MAX_COMPONENT, MAX_DEPTH, MAX_FILE, MAX_ID, Entry, Kind, Tree, path_key
 
 _OPAQUE = (b"trusted.overlay.opaque", b"y")
 # `Kind.FILE` is a slow look-up in Python 3.11, ten times the comparison that it is for.
@@ -37,8 +37,7 @@ _FORMS = {
 _TWO_DIRECTORIES = (fmt.TYPE_DIRECTORY, fmt.TYPE_DIRECTORY)
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(Record):
     """An EROFS image of `size` bytes: `metadata` at its start, whole blocks; `blocks` says what lies behind it."""
 
     metadata: bytes
@@ -100,9 +99,9 @@ _Form = _Special | _Name | None
 def build(tree: Tree) -> Image:
     """Return the EROFS image of a layer.
 
-    The tree has passed `check_tree`. What would make an invalid image is checked here again.
+    The tree has passed `check_frame`; its entries need not have passed anything, they are checked here.
 
-    :raises BrokenTree: it breaks a rule of the format.
+    :raises BrokenTree: an entry breaks a rule of the format.
     :raises ErofsLimit: it has more extended attributes or content than EROFS can hold.
     """
     with no_collector():
@@ -117,7 +116,7 @@ def build(tree: Tree) -> Image:
     identity = hashlib.sha256(metadata)
     identity.update(b"".join([chunk.digest for chunk in tree.chunks]))
     metadata[fmt.UUID_OFFSET : fmt.UUID_OFFSET + 16] = identity.digest()[:16]
-    return Image(bytes(metadata), end * fmt.BLOCK, contents)
+    return Image(metadata=bytes(metadata), size=end * fmt.BLOCK, blocks=contents)
 
 
 def _read(tree: Tree) -> list[_Form]:
@@ -127,7 +126,7 @@ def _read(tree: Tree) -> list[_Form]:
     directories = {b"": top}
     linked = {entry.target for entry in tree.entries if entry.kind is _HARDLINK}
     linkable: dict[bytes, int] = {}
-    directory, place, last = top, b"", b""
+    directory, place, last, before = top, b"", b"", b""
     add_name, add_number, add_type = top.names.append, top.numbers.append, top.types.append
     for number, entry in enumerate(islice(tree.entries, 1, None), 1):
         path, kind = entry.path, entry.kind
@@ -136,11 +135,16 @@ def _read(tree: Tree) -> list[_Form]:
             found = directories.get(parent)
             if found is None or (slash and not parent):
                 raise BrokenTree(path, "is in a directory that the tree does not have")
-            directory, place, last = found, parent, found.names[-1] if found.names else b""
+            if path and path_key(path) <= path_key(before):
+                raise BrokenTree(path, "is out of order or twice there")
+            directory, place, last = found, parent, b""
             add_name, add_number, add_type = found.names.append, found.numbers.append, found.types.append
         # No call for what is certainly right. The first test also finds names that are empty, "." or "..".
         if name <= b".." or len(name) > MAX_COMPONENT or 0 in name:
             check_name(path, name)
+        if len(path) > MAX_DEPTH:
+            check_path(path)
+        before = path
         if (
             (kind is not _FILE and (kind is not _DIRECTORY or entry.size or entry.segments))
             or entry.target
@@ -154,6 +158,7 @@ def _read(tree: Tree) -> list[_Form]:
             check_entry(entry)
         if name <= last:
             raise BrokenTree(path, "is out of order or twice there")
+        last = name
         if kind is _FILE:
             forms.append(_Special(entry) if entry.xattrs else None)
             add_type(fmt.TYPE_REGULAR)
@@ -177,7 +182,6 @@ def _read(tree: Tree) -> list[_Form]:
             add_type(_FORMS[kind][1])
         add_name(name)
         add_number(number)
-        last = name
         if linked and path in linked and (kind is _FILE or kind is _SYMLINK or kind is _FIFO):
             linkable[path] = number
     return forms
@@ -263,6 +267,8 @@ def _place_contents(tree: Tree, block: int) -> tuple[list[int], BlockMap, int]:
     for entry in tree.entries:
         size = entry.size
         if not size:
+            if entry.segments:
+                check_segments(entry, chunks)
             add(0)
             continue
         add(block)

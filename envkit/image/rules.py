@@ -1,7 +1,7 @@
 """Owns what every view refuses, so that no two of them disagree about a tree.
 
-Trees come here through `check_tree`, which is the gate and says it better; these are the few rules whose breach would
-make an invalid image or leave the directory.
+All rules of the format, `check_tree` has them too; a view that looks at everything itself needs no tree that has passed
+it. A test compares the two.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from envkit.image.errors import BrokenTree
 from envkit.model.tree import (
     MAX_CHUNK,
     MAX_COMPONENT,
+    MAX_DEPTH,
     MAX_FILE,
     MAX_ID,
     MAX_MTIME_SECONDS,
@@ -42,6 +43,15 @@ def root_of(tree: Tree) -> Entry:
         raise BrokenTree(b"", "is opaque, which only directories below it can be")
     check_entry(root)
     return root
+
+
+def check_path(path: bytes) -> None:
+    """Check the length and the depth of a path whose components are right.
+
+    :raises BrokenTree: it has too much of one.
+    """
+    if len(path) > MAX_PATH or path.count(b"/") >= MAX_DEPTH:
+        raise BrokenTree(path, "is too long or too deep")
 
 
 def check_name(path: bytes, name: bytes) -> None:
@@ -77,6 +87,8 @@ def check_entry(entry: Entry) -> None:
         raise BrokenTree(entry.path, "is opaque but no directory")
     if entry.xattrs and kind in (_HARDLINK, _WHITEOUT):
         raise BrokenTree(entry.path, "has extended attributes but no inode")
+    if (kind is _WHITEOUT or kind is _HARDLINK) and (entry.mode or entry.uid or entry.gid or entry.mtime_ns):
+        raise BrokenTree(entry.path, "has attributes but no inode")
     problem = entry.xattrs and xattrs_problem(
         entry.xattrs, directory=kind is _DIRECTORY, file=kind is _FILE, symlink=kind is _SYMLINK
     )

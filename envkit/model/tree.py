@@ -122,6 +122,15 @@ def check_tree(tree: Tree) -> None:
 
     :raises Damaged: with the first path and rule that is broken.
     """
+    check_frame(tree)
+    _check_entries(tree.entries, tree.chunks)
+
+
+def check_frame(tree: Tree) -> None:
+    """Check all of a tree but the entries below its root directory, for who looks at those itself.
+
+    :raises Damaged: a rule is broken.
+    """
     if tree.format != TREE_FORMAT:
         raise Damaged(
             f"tree of format {tree.format}: this envkit reads format {TREE_FORMAT}", resolution="update envkit"
@@ -138,7 +147,6 @@ def check_tree(tree: Tree) -> None:
     if tree.entries[0].opaque:
         # Overlayfs does not look whether the root of a layer is opaque.
         raise Damaged("tree: the root directory is opaque, which only directories below it can be")
-    _check_entries(tree.entries, tree.chunks)
 
 
 def _check_entries(entries: Sequence[Entry], chunks: Sequence[Chunk]) -> None:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from envkit.drivers.files import is_locked
-from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
 from envkit.ondemand import holder
 from envkit.ondemand.messages import ServerFailed, ServerGone, address, receive, send
 
 _PATIENCE = 20.0
+_STARTING = 40.0
 _ANSWER = 120.0
+# Twice as long each time: where a process takes seconds to begin, more of them would take what it needs.
 _AGAIN = 0.5
 _STOPPING = 3.0
 _FIRST_PAUSE = 0.002
@@ -51,7 +52,7 @@ class Client:
     def open(self, layers: Sequence[str], store: Mapping[str, str]) -> str:
         """Tell where layers can be had; from then on `path` gives their files. Return the server's name for the store.
 
-        :param store: what `sources.describe` returns.
+        :param store: what `given.describe` returns.
         """
         answer, descriptor = self.ask({"op": "open", "layers": list(layers), "store": dict(store)})
         if descriptor is None:
@@ -132,16 +133,14 @@ def _try(paths: Paths) -> socket.socket | None:
 
 def _start(paths: Paths) -> socket.socket:
     """Start the server and connect to it; again if it was just ending when it was found."""
-    end = time.monotonic() + _PATIENCE
-    started = -_AGAIN
+    started = time.monotonic()
+    end, again = started + _STARTING, 0.0
     pause = _FIRST_PAUSE
     while (now := time.monotonic()) < end:
-        if now - started > _AGAIN:
-            try:
-                holder.start(paths)
-            except OSError as error:
-                raise EnvkitError(f"the image server cannot be started: {error.strerror}") from error
+        if now - started >= again:
+            holder.start(paths)
             started, pause = now, _FIRST_PAUSE
+            again = 2 * again or _AGAIN
         connection = _try(paths)
         if connection is not None:
             return connection

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
+from envkit.cache.complete import has_place
 from envkit.cache.layer import CachedLayer, CacheLost
 from envkit.errors import EnvkitError
 from envkit.model.ids import is_digest
@@ -119,8 +120,7 @@ class Layers(Files):
     def forget_removed(self) -> None:
         """Close layers whose place in the cache was removed by somebody, so that their space becomes free."""
         for digest, layer in list(self._open.items()):
-            directory = self._paths.layer(digest)
-            if layer.idle and not any(os.path.exists(f"{directory}/{name}") for name in ("map", "image")):
+            if layer.idle and not has_place(self._paths.layer(digest)):
                 with self._opening:
                     self._open.pop(digest, None)
                 layer.cached.retire()

@@ -4,16 +4,20 @@ Both who starts a container and the image server do it: the first time, and when
 image is built here from the verified tree; nobody else's file system image is ever mounted.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 
+from envkit.cache.complete import has_place
 from envkit.cache.layer import LayerMap, create_partial
 from envkit.cache.locks import layer_lock
 from envkit.content import treefile
+from envkit.content.errors import DamagedTree
 from envkit.drivers.files import make_directory, read_bounded, write_atomic
 from envkit.errors import Damaged
 from envkit.image import erofs
 from envkit.image.erofs_format import UUID_OFFSET
+from envkit.image.errors import BrokenTree
 from envkit.model.collector import no_collector
 from envkit.model.paths import Paths
 from envkit.model.tree import Tree
@@ -30,15 +34,19 @@ def cached_tree(paths: Paths, digest: str, get_tree: GetTree, *, known: bool = F
 
     :raises Damaged: what the store has is not it.
     """
+    return _cached(paths, digest, get_tree, lambda data, digest: treefile.decode(data, digest, known=known))
+
+
+def _cached(paths: Paths, digest: str, get_tree: GetTree, decode: Callable[[bytes, str], Tree]) -> Tree:
     path = f"{paths.trees}/{digest}"
     data = read_bounded(path, MAX_STORED_TREE) if os.geteuid() == 0 else None
     if data is not None:
         try:
-            return treefile.decode(data, digest, known=known)
+            return decode(data, digest)
         except Damaged:
             os.unlink(path)
     data = get_tree()
-    tree = treefile.decode(data, digest)
+    tree = decode(data, digest)
     if os.geteuid() == 0:
         make_directory(paths.trees)
         write_atomic(path, data, durable=False)
@@ -54,10 +62,17 @@ def prepare(paths: Paths, digest: str, get_tree: GetTree, *, anew: bool = False)
     """
     directory = paths.layer(digest)
     with layer_lock(directory):
-        if not anew and (os.path.exists(f"{directory}/map") or os.path.exists(f"{directory}/image")):
+        if not anew and has_place(directory):
             return
         with no_collector():
-            layer_map, metadata = mapped(cached_tree(paths, digest, get_tree))
+            # Its entries are looked at once, by who makes the image of them.
+            tree = _cached(paths, digest, get_tree, treefile.decode_unchecked)
+            try:
+                layer_map, metadata = mapped(tree)
+            except BrokenTree as error:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{paths.trees}/{digest}")
+                raise DamagedTree(digest, error.brief) from error
         create_partial(directory, layer_map, metadata)
 
 

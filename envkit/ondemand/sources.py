@@ -7,41 +7,16 @@ so that a restarted server can go on; it is never written to a disk.
 
 import os
 import threading
-from collections.abc import Mapping
 
 from envkit.errors import EnvkitError
 from envkit.ondemand.fetcher import Source
+from envkit.ondemand.given import PREFIXES, Given
 from envkit.ondemand.log import complain
 from envkit.store.base import Store
 from envkit.store.settings import StoreSettings, is_bucket
 
-Given = Mapping[str, str]
-"""What a client says: `url`, and for a bucket `endpoint`, `region`, and the variables of its tools."""
-
-_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_")
 _MAX_VALUE = 64 << 10
 _MAX_STORES = 32
-
-
-def describe(url: str, settings: StoreSettings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what the image server has to know to open a store as this process does; may hold keys."""
-    if not is_bucket(url):
-        return {"url": url}
-    given = {name: value for name, value in environment.items() if name.startswith(_PREFIXES)}
-    given |= {"url": url, "endpoint": settings.endpoint, "region": settings.region}
-    if url.startswith("s3://"):
-        from envkit.store.credentials import find_access
-
-        # Resolved here, with the caller's rights: the server is for everybody and reads nobody's files.
-        access = find_access(settings, environment)
-        given = {"url": url, "endpoint": access.endpoint, "region": access.region}
-        if access.provider is not None:
-            keys = access.provider()
-            given["AWS_ACCESS_KEY_ID"] = str(keys["access_key_id"])
-            given["AWS_SECRET_ACCESS_KEY"] = str(keys["secret_access_key"])
-            if keys.get("token"):
-                given["AWS_SESSION_TOKEN"] = str(keys["token"])
-    return given
 
 
 class Stores:
@@ -106,7 +81,7 @@ def _open(given: Given) -> Store:
 
     if not url.startswith("s3://"):
         # Keys of Google and Azure are read by obstore, from the variables of this process: those of the last client.
-        os.environ.update({key: value for key, value in given.items() if key.startswith(_PREFIXES)})
+        os.environ.update({key: value for key, value in given.items() if key.startswith(PREFIXES)})
     settings = StoreSettings(endpoint=given.get("endpoint", ""), region=given.get("region", ""))
     # Short tries: the fetcher tries again by itself, and somebody waits.
     patience = Patience(tries=3, total=10.0, request=30.0, stall=5.0, connect=3.0)

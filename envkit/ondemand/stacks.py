@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from envkit.cache.complete import IMAGE
+from envkit.cache.complete import has_place
 from envkit.cache.layer import GRANULE, CacheLost
-from envkit.cache.mapfile import MAP
 from envkit.content.startpack import Granule
 from envkit.drivers import mount
 from envkit.drivers.files import DiskFull
@@ -196,8 +195,7 @@ class Stacks:
 
     def _is_new(self, stack: Stack) -> bool:
         """Tell whether no served layer of a stack has a place on this node yet, so that all of a pack is wanted."""
-        places = [self._paths.layer(digest) for digest in stack.served]
-        return not any(os.path.exists(f"{place}/{name}") for place in places for name in (MAP, IMAGE))
+        return not any(has_place(self._paths.layer(digest)) for digest in stack.served)
 
     def _release(self, stack: Stack, found: Found) -> None:
         """Hand on a start pack once the layers of its stack have their places; give it up if that never comes."""

@@ -29,6 +29,10 @@ class Context:
         self._store: Store | None = None
         self._foreseen: Foreseen | None = None
 
+    def fetching(self, fetch: str) -> "Context":
+        """Return the same invocation with another word for when the content of layers is fetched; see `Config`."""
+        return Context(self.config.replace(fetch=fetch), self.progress)
+
     @property
     def store(self) -> "Store":
         """The configured store."""

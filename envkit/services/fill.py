@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 
 from envkit.cache import catalogue
 from envkit.cache.catalogue import EAGER
-from envkit.cache.complete import IMAGE, MARK, complete_image
+from envkit.cache.complete import IMAGE, MAP, MARK, complete_image
 from envkit.cache.layer import CachedLayer, CacheLost, create_partial
 from envkit.cache.locks import layer_lock
-from envkit.cache.mapfile import MAP
 from envkit.cache.readyfile import READY
 from envkit.cache.usage import touch
 from envkit.content.reader import ChunkReader, spans

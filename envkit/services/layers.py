@@ -6,7 +6,6 @@ as it is read. On the path of `envkit run`: what talks to that server is importe
 
 import os
 from collections.abc import Collection, Sequence
-from importlib import import_module
 
 from envkit.cache.complete import complete_image
 from envkit.cache.usage import touch
@@ -138,7 +137,13 @@ def expect_demand(context: Context, env: EnvName) -> None:
         from envkit.ondemand import holder
 
         holder.start_if_missing(context.paths)
-        context.foresee(env, lambda: import_module("envkit.services.ondemand"))
+        context.foresee(env, _import_for_new)
+
+
+def _import_for_new() -> None:
+    from envkit.services.ondemand import import_for_new
+
+    import_for_new()
 
 
 def _complete(context: Context, digest: str) -> str | None:

@@ -1,24 +1,30 @@
-"""Owns the use of the image server by a starting container: its layers' places in the cache, and the server's files."""
+"""Owns the use of the image server by a starting container: its layers' places in the cache, and the server's files.
+
+On the path of `envkit run`: what makes those places is imported where one is missing.
+"""
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import import_module
 
+from envkit.cache.complete import has_place
 from envkit.errors import EnvkitError
 from envkit.model.version import LayerRef
 from envkit.ondemand.client import Client
+from envkit.ondemand.given import describe
 from envkit.ondemand.messages import ServerGone
-from envkit.ondemand.prepare import prepare
-from envkit.ondemand.sources import describe
 from envkit.services.context import Context
-from envkit.services.evicting import keep_quota
-from envkit.store.objects import get_tree
-from envkit.store.parallel import each
 
 _PACKING = 900.0
 """Seconds for which a start pack is waited for, where somebody asked for one."""
 _ATTEMPTS = 5
+_MAKING_PLACES = (
+    "concurrent.futures.thread",
+    "envkit.ondemand.prepare",
+    "envkit.store.objects",
+    "envkit.store.parallel",
+)
 
 
 class Demand:
@@ -61,6 +67,8 @@ class Demand:
                 with self._context.progress.step("making the start pack"):
                     cost = self._client.ask(message, patience=_PACKING)[0]
             if cost.get("bytes"):
+                from envkit.services.evicting import keep_quota
+
                 keep_quota(self._context)
         except EnvkitError:  # the server was restarted meanwhile: nobody knows, and the job has its result
             return {}
@@ -95,25 +103,47 @@ def demand(
         "start_pack": start_pack,
         "trace": trace,
     }
+    new = [layer for layer in missing if not has_place(context.paths.layer(layer.tree))]
+    if not new:
+        return _persistently(context, digests, message, lambda: None)
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(1) as pool:
         # Meanwhile the server starts, and looks for the start pack.
-        prepared = pool.submit(_prepare, context, missing)
-        for _ in range(_ATTEMPTS - 1):
-            with contextlib.suppress(ServerGone):  # killed; another is there soon
-                return _begin(context, digests, message, prepared)
-        return _begin(context, digests, message, prepared)
+        return _persistently(context, digests, message, pool.submit(_prepare, context, new).result)
 
 
-def _begin(context: Context, digests: Sequence[str], message: Mapping[str, object], prepared: "Future[None]") -> Demand:
+def import_for_new() -> None:
+    """Import what it takes to make places for layers: worth the time while there is something to wait for."""
+    from envkit.ondemand.lean import import_msgspec
+
+    import_msgspec()
+    for name in _MAKING_PLACES:
+        import_module(name)
+
+
+def _persistently(
+    context: Context, digests: Sequence[str], message: Mapping[str, object], prepared: Callable[[], object]
+) -> Demand:
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(ServerGone):  # killed; another is there soon
+            return _begin(context, digests, message, prepared)
+    return _begin(context, digests, message, prepared)
+
+
+def _begin(
+    context: Context, digests: Sequence[str], message: Mapping[str, object], prepared: Callable[[], object]
+) -> Demand:
     """Have a stack served.
 
+    :param prepared: waits until all layers have their places.
     :raises ServerGone: the server was restarted meanwhile; the next one knows nothing of it.
     """
     client = Client.connect(context.paths)
     try:
         store = client.open(digests, describe(context.store.url, context.store_settings, os.environ))
         begun, _ = client.ask({**message, "store": store})
-        prepared.result()
+        prepared()
         return Demand(context, client, str(begun["stack"]), trace=message["trace"] is True)
     except BaseException:
         client.close()
@@ -122,6 +152,10 @@ def _begin(context: Context, digests: Sequence[str], message: Mapping[str, objec
 
 def _prepare(context: Context, layers: Sequence[LayerRef]) -> None:
     """Make the layers' places in the cache, several at once: most of it is waiting for the store."""
+    import_for_new()
+    from envkit.ondemand.prepare import prepare
+    from envkit.store.objects import get_tree
+    from envkit.store.parallel import each
 
     def one(layer: LayerRef) -> None:
         prepare(context.paths, layer.tree, lambda: get_tree(context.store, layer.tree))

@@ -99,7 +99,7 @@ def run_version(context: Context, job: Job, version: Version, added: Additions =
     prepare(context.paths)
     sweep(context.paths)
     images = layer_images(
-        context,
+        context if not job.fetch else context.fetching(job.fetch),
         version.layers,
         environment=str(version.env),
         command=job.command,

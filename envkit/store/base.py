@@ -28,10 +28,14 @@ def is_key(text: str) -> bool:
 
 
 class Status(Record):
-    """What a store knows of an object: its size in bytes, and when it was written, in seconds by the store's clock."""
+    """What a store knows of an object: its size in bytes, and when it was written, in seconds by the store's clock.
+
+    `tag` is the store's name for these bytes, an ETag, where it has names for them.
+    """
 
     size: int
     modified: float
+    tag: str = ""
 
 
 class Store(ABC):

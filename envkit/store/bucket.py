@@ -143,7 +143,7 @@ class BucketStore(Store):
                         resolution="use a server that lists in order, as S3 does",
                     )
                 last = path
-                yield path[len(self._prefix) :], Status(size=size, modified=meta["last_modified"].timestamp())
+                yield path[len(self._prefix) :], _status_of(meta)
 
     def _pages(self, prefix: str) -> Iterator["list[ObjectMeta]"]:
         pages: Iterator[Any] | None = None
@@ -195,7 +195,7 @@ class BucketStore(Store):
                 # The answer to a HEAD has no body, so that it does not say why.
                 obstore.get(self._reads, self._prefix + key)
             raise
-        return Status(size=meta["size"], modified=meta["last_modified"].timestamp())
+        return _status_of(meta)
 
     def _found(self, key: str, read: Callable[[], T]) -> T:
         try:
@@ -272,6 +272,12 @@ class _Unclear(Exception):
 
 class _Endless(Exception):
     """What should be a few requests does not come to an end."""
+
+
+def _status_of(meta: "ObjectMeta") -> Status:
+    # Some servers put quotes around the tag in one of their answers, and not in the other.
+    tag = (meta["e_tag"] or "").strip('"')
+    return Status(size=meta["size"], modified=meta["last_modified"].timestamp(), tag=tag)
 
 
 def _whole(data: "obstore.Bytes", length: int) -> bytes:

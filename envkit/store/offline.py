@@ -54,13 +54,9 @@ class OfflineStore(Store):
 
 def remember(copies: str, url: str, endpoint: str, identity: str) -> None:
     """Note which store a URL is, for a time when it must not be asked. It is never needed, so nothing fails here."""
+    if remembered(copies, url, endpoint) == identity:
+        return
     path = _name(copies, url, endpoint)
-    try:
-        with open(path, encoding="ascii") as file:
-            if file.read(64) == identity:
-                return
-    except (OSError, ValueError):
-        pass
     try:
         make_private(os.path.dirname(path))
         with open(f"{path}.{os.getpid()}.new", "w", encoding="ascii") as file:
@@ -75,14 +71,22 @@ def open_offline(copies: str, url: str, endpoint: str) -> OfflineStore:
 
     :raises StoreUnreadable: it has never read it.
     """
-    try:
-        with open(_name(copies, url, endpoint), encoding="ascii") as file:
-            identity = file.read(64)
-    except (OSError, ValueError) as error:
-        raise StoreUnreadable(url, "this node has never read it, and it must not be asked now") from error
-    if len(identity) != 32 or not identity.isalnum():
+    identity = remembered(copies, url, endpoint)
+    if identity is None:
+        raise StoreUnreadable(url, "this node has never read it, and it must not be asked now")
+    if not identity:
         raise StoreUnreadable(url, "what this node noted of it is damaged, and it must not be asked now")
     return OfflineStore(url, f"{copies}/{identity}")
+
+
+def remembered(copies: str, url: str, endpoint: str) -> str | None:
+    """Return which store a URL was when `remember` was last told; None if it never was, "" if the note is damaged."""
+    try:
+        with open(_name(copies, url, endpoint), encoding="ascii", errors="replace") as file:
+            identity = file.read(64)
+    except OSError:
+        return None
+    return identity if len(identity) == 32 and identity.isascii() and identity.isalnum() else ""
 
 
 def _name(copies: str, url: str, endpoint: str) -> str:

@@ -53,7 +53,8 @@ def open_store(
     """Open the store at a path or URL. `create` (for the default store) makes one where there is nothing yet.
 
     :param offline: ask no server: of a store in a bucket only what this node remembers of it can be read.
-    :param foreseen: what comes next; of a bucket it is asked at the same time.
+    :param foreseen: what comes next; of a bucket it is asked at the same time. Without it, a bucket that this node
+        knows is asked nothing yet, and what is raised here may come with its first use.
     :raises UnsupportedStore: the URL names a kind of store that this version cannot use.
     :raises StoreUnreadable: it cannot be read, or is no store.
     :raises NewerStore: a later envkit wrote it.
@@ -112,9 +113,18 @@ def _open_bucket(url: str, settings: StoreSettings, *, offline: bool, foreseen: 
     if not settings.copies:
         read_format(store)
         return store
-    from envkit.store.offline import remember
+    from envkit.store.offline import remember, remembered
     from envkit.store.records import Listing, RecordCopies
 
+    copies, shown = settings.copies, url.rstrip("/")
+
+    def confirm() -> str:
+        identity = read_format(store).id
+        remember(copies, shown, settings.endpoint, identity)
+        return f"{copies}/{identity}"
+
+    if foreseen is None and (identity := remembered(copies, shown, settings.endpoint)):
+        return RecordCopies(store, f"{copies}/{identity}", confirm=confirm)
     listing = None
     if foreseen is not None:
         import threading  # late: only who asks a bucket has use for it
@@ -122,9 +132,7 @@ def _open_bucket(url: str, settings: StoreSettings, *, offline: bool, foreseen: 
         listing = Listing(store, foreseen.prefix)
         # Now, and not before: whatever is imported earlier delays the first request.
         threading.Thread(target=foreseen.meanwhile, name="meanwhile", daemon=True).start()
-    identity = read_format(store).id
-    remember(settings.copies, url.rstrip("/"), settings.endpoint, identity)
-    return RecordCopies(store, f"{settings.copies}/{identity}", listing)
+    return RecordCopies(store, confirm(), listing)
 
 
 def _is_empty_bucket(store: Store) -> bool:

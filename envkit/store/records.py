@@ -1,20 +1,24 @@
 """Owns copies of version records on a node, so that resolving a name in a bucket does not read all of them each time.
 
 Records never change, and a listing shows which there are; so a copy counts only for a record that this process has
-listed, and only in the same size and age. The copy itself proves nothing: its digest tells whether it is whole, and a
-copy that is not costs a read. What is below the directory may be deleted at any time.
+listed, and only in the same size and age, and under the same tag where the store has those. The copy itself proves
+nothing: its digest tells whether it is whole, and a copy that is not costs a read. What is below the directory may be
+deleted at any time.
+
+Which store it is need not be asked for this: if what was listed fits the copies of the store that a URL was before, it
+is that one, as no two writers ever write the same record. For everything else it is asked first.
 """
 
 import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from envkit.errors import Damaged
 from envkit.model.version import version_from_json
 from envkit.store.base import Status, Store
-from envkit.store.layout import version_of
+from envkit.store.layout import ENVIRONMENTS, version_of
 
 
 class Listing:
@@ -44,13 +48,34 @@ class Listing:
 class RecordCopies(Store):
     """A store whose version records are kept in a directory, too. Everything else is passed on."""
 
-    def __init__(self, store: Store, directory: str, listing: Listing | None = None) -> None:
-        """Keep the records of `store` in a directory; the first listing of its prefix may be on its way."""
+    def __init__(
+        self,
+        store: Store,
+        directory: str,
+        listing: Listing | None = None,
+        confirm: Callable[[], str] | None = None,
+    ) -> None:
+        """Keep the records of `store` in a directory; the first listing of its prefix may be on its way.
+
+        :param confirm: where it is not certain that this is the store whose records the directory has: asks which one
+            it is, and returns the directory of that. Called once, when copies do not answer.
+        """
         super().__init__(store.url)
-        self._store = store
+        self._asked = store
         self._directory = directory
         self._listed: dict[str, Status] = {}
         self._listing = listing
+        self._confirm = confirm
+        self._confirming = threading.Lock()
+
+    @property
+    def _store(self) -> Store:
+        """The store itself, after making sure that it is one and which."""
+        with self._confirming:
+            if self._confirm is not None:
+                self._directory = self._confirm()
+                self._confirm = None
+        return self._asked
 
     def remove_leftovers(self, *, older_than: float) -> int:
         """Remove what killed writers left in the store itself."""
@@ -60,12 +85,11 @@ class RecordCopies(Store):
         listed = self._listed.get(key)
         if listed is None:
             return self._store.get(key, limit=limit)
-        path = f"{self._directory}/{key}"
-        data = _read(path, listed) if listed.size <= limit else None
+        data = _read(f"{self._directory}/{key}", listed) if listed.size <= limit else None
         if data is None:
             data = self._store.get(key, limit=limit)
             if len(data) == listed.size and _is_whole(key, data):
-                _write(path, listed, data)
+                _write(f"{self._directory}/{key}", listed, data)
         return data
 
     def _get_range(self, key: str, start: int, length: int) -> bytes:
@@ -87,16 +111,21 @@ class RecordCopies(Store):
     def _list_status(self, prefix: str) -> Iterator[tuple[str, Status]]:
         for key in [key for key in self._listed if key.startswith(prefix)]:
             del self._listed[key]
+        found = False
         for key, status in self._now(prefix):
+            found = True
             if version_of(key) is not None:
                 self._listed[key] = status
             yield key, status
+        if not found:
+            _ = self._store  # or it is no store at all, and that is what has to be said
 
     def _now(self, prefix: str) -> Iterable[tuple[str, Status]]:
         listing, self._listing = self._listing, None
         if listing is not None and listing.prefix == prefix:
             return listing.result()
-        return self._store.list_status(prefix)
+        store = self._asked if prefix.startswith(ENVIRONMENTS) else self._store
+        return store.list_status(prefix)
 
 
 def _is_whole(key: str, data: bytes) -> bool:
@@ -153,4 +182,5 @@ def make_private(directory: str) -> None:
 
 
 def _head(listed: Status, data: bytes) -> bytes:
-    return f"{hashlib.sha256(data).hexdigest()} {listed.modified!r}\n".encode()
+    tag = f" {hashlib.sha256(listed.tag.encode()).hexdigest()}" if listed.tag else ""
+    return f"{hashlib.sha256(data).hexdigest()} {listed.modified!r}{tag}\n".encode()

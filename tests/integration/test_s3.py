@@ -1,14 +1,17 @@
 """A store in a bucket of a real S3 server, through the command line: all that is done with one, and all that goes wrong."""
 
+import contextlib
+import glob
 import json
 import os
 import pathlib
 import signal
 import socket
+import stat
 import time
 
 import pytest
-from commandline import ALICE, Envkit
+from commandline import ALICE, Envkit, wait_until
 from s3_support import OTHER_KEY, OTHER_SECRET, SECRET, s3_variables
 
 pytestmark = [pytest.mark.root, pytest.mark.lxc]
@@ -186,3 +189,27 @@ def test_ctrl_c_ends_the_wait_for_a_silent_server(other):
             assert time.monotonic() - started < 10
     assert process.returncode == 130
     assert b"Traceback" not in err
+
+
+def test_jobs_of_this_machine_have_the_keys_that_are_in_variables_alone(bucket):
+    here = {"ENVKIT_QUEUE_KIND": "local"}
+    script = "cat /opt/text; env; until test -e /opt/go; do sleep 0.1; done"
+    job = bucket("submit", "-e", "lab/env", "--", "sh", "-c", script, env=here).ok()
+    path = f"{bucket.root}/queue/jobs/{job}/script"
+    try:
+        wait_until(lambda: b"two" in bucket("logs", job, env=here).out, "it to run")
+        with open(path, encoding="utf-8") as file:
+            assert SECRET in file.read()
+        assert [stat.S_IMODE(os.stat(place).st_mode) for place in (path, f"{bucket.root}/queue")] == [0o600, 0o700]
+        lines = []
+        for place in glob.glob("/proc/[0-9]*/cmdline"):
+            with contextlib.suppress(OSError), open(place, "rb") as file:
+                lines.append(file.read())
+        words = b"\0".join(lines).split(b"\0")
+        assert b"task" in words  # it is among them
+        assert not [word for word in words if b"AWS_SECRET" in word or word == SECRET.encode()]
+    finally:
+        bucket("ssh", job, "--", "touch", "/opt/go", env=here)
+        bucket("wait", job, "--timeout", "50", env=here)
+    assert "AWS_" not in bucket("result", job, env=here).ok()
+    assert not os.path.exists(path)

@@ -8,11 +8,11 @@ from msgspec.structs import replace
 from support import TreeBuilder, acl
 from tree_strategies import hostile_trees, trees
 
-from envkit.errors import EXIT_DAMAGED, EXIT_FAILURE
+from envkit.errors import EXIT_DAMAGED, EXIT_FAILURE, Damaged
 from envkit.image import erofs_format as fmt
 from envkit.image.erofs import build
 from envkit.image.errors import BrokenTree, ErofsLimit
-from envkit.model.tree import Chunk, Entry, Kind, Segment, Tree, check_tree
+from envkit.model.tree import Chunk, Entry, Kind, Segment, Tree, check_frame, check_tree
 
 ROOT = Entry(b"", Kind.DIRECTORY, mode=0o755)
 CHUNK = Chunk(bytes(32), 100, bytes(32), 0, 100)
@@ -67,6 +67,55 @@ def test_a_hostile_tree_is_refused_or_gives_an_image_within_its_bounds(case):
         return
     assert image.blocks.end <= image.size
     assert len(image.metadata) <= image.size <= fmt.MAX_BLOCKS * fmt.BLOCK
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(hostile_trees())
+def test_a_tree_is_refused_exactly_if_it_breaks_a_rule_of_the_format(case):
+    tree, _ = case
+    assert _is_refused(tree) == _breaks_a_rule(tree)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [Entry(b"b", Kind.DIRECTORY), Entry(b"a", Kind.DIRECTORY)],
+        [Entry(b"d", Kind.DIRECTORY), Entry(b"d-", Kind.FILE), Entry(b"d/a", Kind.FILE)],
+        [Entry(b"d", Kind.DIRECTORY), Entry(b"e", Kind.DIRECTORY), Entry(b"e/a", Kind.FILE), Entry(b"d/a", Kind.FILE)],
+        [Entry(b"d", Kind.DIRECTORY, opaque=True), Entry(b"d/w", Kind.WHITEOUT), Entry(b"d/w", Kind.FILE)],
+        [Entry(b"w", Kind.WHITEOUT, mode=1)],
+        [Entry(b"w", Kind.WHITEOUT, mtime_ns=1)],
+        [Entry(b"a", Kind.FILE), Entry(b"b", Kind.HARDLINK, uid=1, target=b"a")],
+        [Entry(b"a", Kind.FILE), Entry(b"b", Kind.HARDLINK, gid=1, target=b"a")],
+        [Entry(b"a", Kind.FILE, segments=(Segment(0, 1, 0, 0),))],
+        [Entry(b"/".join([b"d"] * depth), Kind.DIRECTORY) for depth in range(1, 1002)],
+        [Entry(b"/".join([b"d" * 255] * depth), Kind.DIRECTORY) for depth in range(1, 18)],
+    ],
+)
+def test_rules_that_an_image_could_do_without_hold_too(entries):
+    tree = tree_of(*entries, chunks=[CHUNK])
+    assert _breaks_a_rule(tree)
+    assert _is_refused(tree)
+    assert not _is_refused(tree_of(*entries[:-1], chunks=[CHUNK]))
+
+
+def _breaks_a_rule(tree):
+    try:
+        check_tree(tree)
+    except Damaged:
+        return True
+    return False
+
+
+def _is_refused(tree):
+    try:
+        check_frame(tree)
+        build(tree)
+    except Damaged:
+        return True
+    except ErofsLimit:
+        return _breaks_a_rule(tree)
+    return False
 
 
 @pytest.mark.parametrize("target", [1, 33])

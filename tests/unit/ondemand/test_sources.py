@@ -6,7 +6,8 @@ import pytest
 
 from envkit.errors import EnvkitError
 from envkit.ondemand import sources
-from envkit.ondemand.sources import Stores, describe, tree_from
+from envkit.ondemand.given import describe
+from envkit.ondemand.sources import Stores, tree_from
 from envkit.store.open import init_store
 from envkit.store.settings import StoreSettings
 

@@ -8,8 +8,8 @@ from envkit.model.version import LayerRef, Version, VersionKind
 from envkit.store import versions
 from envkit.store.directory import DirectoryStore
 from envkit.store.errors import StoreUnreadable, StoreUnwritable
-from envkit.store.offline import open_offline, remember
-from envkit.store.open import init_store, open_store
+from envkit.store.offline import open_offline, remember, remembered
+from envkit.store.open import Foreseen, init_store, open_store
 from envkit.store.records import RecordCopies
 from envkit.store.settings import StoreSettings
 
@@ -88,3 +88,36 @@ def test_noting_fails_for_nobody(tmp_path):
     remember(str(tmp_path / "file"), URL, ENDPOINT, IDENTITY)
     with pytest.raises(StoreUnreadable):
         open_offline(str(tmp_path / "file"), URL, ENDPOINT)
+
+
+def test_a_bucket_that_this_node_knows_is_asked_which_store_it_is_when_that_matters(tmp_path, monkeypatch):
+    class Counting(DirectoryStore):
+        def _get(self, key, limit):
+            read.append(key)
+            return super()._get(key, limit)
+
+    read = []
+    init_store(str(tmp_path / "store"))
+    monkeypatch.setattr("envkit.store.open._bucket", lambda url, settings: Counting(str(tmp_path / "store")))
+    settings = StoreSettings(endpoint=ENDPOINT, copies=str(tmp_path / "copies"))
+    open_store(URL, settings=settings)
+    assert read == ["format.json"]
+    store = open_store(URL, settings=settings)
+    assert read == ["format.json"]
+    assert store.size("format.json")
+    assert read == ["format.json"] * 2
+    open_store(URL, settings=settings.replace(endpoint="http://127.0.0.1:2"))
+    assert read == ["format.json"] * 3
+    foreseen = Foreseen(prefix="envs/alice/sci/", meanwhile=lambda: None)
+    open_store(URL, settings=settings, foreseen=foreseen)
+    assert read == ["format.json"] * 4
+
+
+def test_a_damaged_note_only_costs_a_question(tmp_path, copies):
+    (note,) = (copies / "of").iterdir()
+    assert remembered(str(copies), URL, ENDPOINT) == IDENTITY
+    for damage in (b"", b"\xff" * 32, b"../" * 11, IDENTITY.encode() + b"0"):
+        note.write_bytes(damage)
+        assert remembered(str(copies), URL, ENDPOINT) == ""
+    note.unlink()
+    assert remembered(str(copies), URL, ENDPOINT) is None

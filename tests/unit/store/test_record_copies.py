@@ -9,6 +9,7 @@ from envkit.model.ids import EnvName, EnvRef
 from envkit.model.version import LayerRef, Version, VersionKind
 from envkit.store import versions
 from envkit.store.directory import DirectoryStore
+from envkit.store.errors import StoreUnreadable
 from envkit.store.open import init_store
 from envkit.store.records import Listing, RecordCopies
 
@@ -163,3 +164,78 @@ def test_a_listing_that_failed_fails_who_asks_for_it(place):
     listing = Listing(store, "no prefix")
     with pytest.raises(ValueError, match="invalid prefix"):
         RecordCopies(store, str(place / "copies"), listing)._now("no prefix")
+
+
+def unasked():
+    raise AssertionError("the store was asked which one it is")
+
+
+def other_store():
+    raise StoreUnreadable("there", "it is not an envkit store")
+
+
+def test_copies_that_a_listing_confirms_need_no_other_question(fresh, place):
+    publish(fresh(), message="mine")
+    resolve(fresh(), "sci")
+    store = RecordCopies(Counting(str(place / "store")), str(place / "copies"), confirm=unasked)
+    assert resolve(store, "sci").message == "mine"
+    assert store._asked.read == []
+
+
+def test_a_store_that_was_made_anew_is_noticed_and_asked_which_one_it_is(fresh, place):
+    publish(fresh(), message="old")
+    resolve(fresh(), "sci")
+    kept = (place / "copies" / KEY).read_bytes()
+    shutil.rmtree(place / "store")
+    init_store(str(place / "store"))
+    publish(DirectoryStore(str(place / "store")), message="new")
+    asked = []
+
+    def confirm():
+        asked.append(True)
+        return str(place / "others")
+
+    store = RecordCopies(Counting(str(place / "store")), str(place / "copies"), confirm=confirm)
+    assert resolve(store, "sci").message == "new"
+    assert resolve(store, "sci").message == "new"
+    assert asked == [True]
+    assert store._asked.read == [KEY]
+    assert (place / "copies" / KEY).read_bytes() == kept
+    assert (place / "others" / KEY).exists()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda store: list(store.list("envs/alice/sci/")),  # there is nothing
+        lambda store: list(store.list("trees/")),
+        lambda store: list(store.list()),
+        lambda store: store.get("format.json", limit=1 << 16),
+        lambda store: store.get_range("format.json", 0, 1),
+        lambda store: store.size("format.json"),
+        lambda store: store.put_if_absent("trees/ab/cd", b"1"),
+        lambda store: store.delete("trees/ab/cd"),
+    ],
+)
+def test_everything_else_asks_first_whether_it_is_a_store(place, verb):
+    store = RecordCopies(DirectoryStore(str(place / "store")), str(place / "copies"), confirm=other_store)
+    for _ in range(2):
+        with pytest.raises(StoreUnreadable, match="not an envkit store"):
+            verb(store)
+    assert list(DirectoryStore(str(place / "store")).list()) == ["format.json"]
+
+
+def test_a_record_of_the_same_size_and_age_is_another_one_if_its_tag_is(place):
+    class Tagging(Counting):
+        tag = "one"
+
+        def _list_status(self, prefix):
+            return ((key, status.replace(modified=1.0, tag=self.tag)) for key, status in super()._list_status(prefix))
+
+    plain = DirectoryStore(str(place / "store"))
+    publish(plain)
+    for tag, read in (("one", [KEY]), ("one", []), ("two", [KEY]), ("two", []), ("", [KEY])):
+        store = RecordCopies(Tagging(plain.url), str(place / "copies"))
+        store._asked.tag = tag
+        resolve(store, "sci")
+        assert store._asked.read == read
