@@ -4,6 +4,10 @@ import gc
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
@@ -31,12 +35,11 @@ def main() -> None:
 
 
 def _run() -> int:
-    from envkit.cli.argv import read_run
     from envkit.cli.boundary import fill_standard_streams, show, show_interrupt
     from envkit.errors import EnvkitError
 
     fill_standard_streams()
-    plain = read_run(sys.argv[1:])
+    plain = _plain(sys.argv[1:])
     if plain is None:
         from envkit.cli.root import cli
 
@@ -44,19 +47,35 @@ def _run() -> int:
         return 0
     # A short-lived process makes no garbage worth collecting: 3 ms of a start.
     gc.disable()
-    from envkit.cli.job import run_failures, run_job
-    from envkit.config.load import load
-
-    settings, values, command = plain
     try:
-        with run_failures():
-            config = load(settings)
-        code = run_job(config, values, command)
+        code = plain()
     except EnvkitError as error:
         code = show(error)
     except KeyboardInterrupt as stop:
         code = show_interrupt(stop)
     return code
+
+
+def _plain(argv: "Sequence[str]") -> "Callable[[], int] | None":
+    """Return what does what a command line says; None where only click can read it."""
+    from envkit.cli.argv import read_called, read_run
+
+    if (run := read_run(argv)) is not None:
+        return lambda: _run_job(*run)
+    if (called := read_called(argv)) is not None:
+        from envkit.cli.called import run_called
+
+        return lambda: run_called(*called)
+    return None
+
+
+def _run_job(settings: "Mapping[str, str | None]", values: "Mapping[str, object]", command: "Sequence[str]") -> int:
+    from envkit.cli.job import run_failures, run_job
+    from envkit.config.load import load
+
+    with run_failures():
+        config = load(settings)
+    return run_job(config, values, command)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import sysconfig
 
 from slurm_config import HEAD, cgroup_conf, gres_conf, slurm_conf
 
@@ -77,12 +78,15 @@ def _write_node(place, store):
 
 def _write_scripts(place):
     """What sudo, and Slurm when it starts nodes and lets them sleep, call."""
-    scripts = {"envkit": f'PYTHONPATH={CHECKOUT} exec {sys.executable} -P -m envkit "$@"'}
+    # As scripts/provision writes it.
+    search = [CHECKOUT, sysconfig.get_path("purelib")]
+    launcher = f"import sys\n\nsys.path[:0] = {search}\nfrom envkit.__main__ import main\n\nmain()"
+    scripts = {"envkit": f"{sys.executable} -IS\n{launcher}"}
     for name, command in {"resume": "boot", "suspend": "fail"}.items():
         script = f"{sys.executable} {CHECKOUT}/tests/slurm_command.py {command} --quietly {place}"
-        scripts[name] = f'exec {script} $(scontrol show hostnames "$1")'
+        scripts[name] = f'/bin/sh\nexec {script} $(scontrol show hostnames "$1")'
     for name, text in scripts.items():
-        (place / f"bin/{name}").write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (place / f"bin/{name}").write_text(f"#!{text}\n", encoding="utf-8")
         (place / f"bin/{name}").chmod(0o755)
 
 

@@ -1,9 +1,12 @@
 """A real Slurm cluster for tests, once a run of pytest; each test that asks for `cluster` finds it idle and whole."""
 
+import json
 import os
+import time
 
 import pytest
-from slurm_cluster import lack_of_slurm, running_cluster
+from commandline import Outcome
+from slurm_cluster import PATIENCE, lack_of_slurm, running_cluster
 
 NODES = ("n1", "n2", "n3", "n4")
 
@@ -25,6 +28,47 @@ def cluster(slurm):
     """The shared cluster. What a test does to its nodes and its queue is put right after it."""
     yield slurm
     slurm.settle(*NODES)
+
+
+class Desk:
+    """Somebody at the head of a cluster, who calls envkit through sudo; root without."""
+
+    def __init__(self, cluster, user):
+        self.cluster, self.user = cluster, user
+
+    def __call__(self, *words, env=None, input=""):
+        prefix = ("sudo", "envkit") if self.user else ("envkit",)
+        done = self.cluster.run(*prefix, *words, user=self.user, check=False, env=env, input=input)
+        return Outcome(done.returncode, done.stdout.encode(), done.stderr.encode())
+
+    def json(self, *words):
+        return json.loads(self(*words, "--json").ok())
+
+    def submit(self, *words, env="base/tiny", **options):
+        return self("submit", "-e", env, *words, **options).ok()
+
+    def states(self, job):
+        return {row["id"]: row["state"] for row in self.json("jobs", job)}
+
+    def running(self, job):
+        until(lambda: set(self.states(job).values()) == {"running"}, f"{job} to run")
+        return job
+
+    def over(self, job):
+        """Wait for a job; return its rows."""
+        self("wait", job, "--timeout", f"{PATIENCE:.0f}")
+        rows = self.json("jobs", job)
+        assert {row["state"] for row in rows} <= {"done", "failed", "timeout", "killed", "lost"}, rows
+        return rows
+
+
+def until(condition, what):
+    """Return the first result of a condition that is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.1)
+    return result
 
 
 def processes_of(directory):

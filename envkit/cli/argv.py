@@ -1,4 +1,4 @@
-"""Owns reading a plain `envkit run` command line without click; anything unusual is left to click.
+"""Owns reading plain command lines without click, of `envkit run` and of what queues call; the rest is left to click.
 
 "Plain" means: known options, each with its value, then `--` or the command. Both readers give the same values; a test
 compares them on generated command lines.
@@ -27,7 +27,32 @@ def read_run(argv: Sequence[str]) -> tuple[dict[str, str | None], Values, tuple[
         command = command[1:]
     if not command or values["environment"] is None:
         return None
-    return {key: None if value is None else str(value) for key, value in settings.items()}, values, tuple(command)
+    return _texts(settings), values, tuple(command)
+
+
+def read_called(argv: Sequence[str]) -> tuple[dict[str, str | None], str, tuple[str, ...]] | None:
+    """Return (global values, name, words) of a command that queues call, as batch scripts and Slurm's epilog write it.
+
+    Of `task` the words are owner, token and digest, of `sweep` the number of a job. None where click must look.
+    """
+    top = _read_options(argv, GLOBAL)
+    if top is None:
+        return None
+    settings, rest = top
+    for before, count in (("task",), 3), (("sweep", "--job"), 1):
+        words = tuple(rest[len(before) :])
+        if tuple(rest[: len(before)]) == before and len(words) == count:
+            plain = not any(word.startswith("-") for word in words) and (count > 1 or _is_number(words[0]))
+            return (_texts(settings), before[0], words) if plain else None
+    return None
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 20
+
+
+def _texts(settings: Values) -> dict[str, str | None]:
+    return {key: None if value is None else str(value) for key, value in settings.items()}
 
 
 def _read_options(argv: Sequence[str], options: Sequence[Option]) -> tuple[Values, list[str]] | None:

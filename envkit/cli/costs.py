@@ -12,9 +12,14 @@ _NOTHING = {"bytes": 0, "start_pack_bytes": 0, "chunk_bytes": 0, "requests": 0, 
 
 def show_costs(cost: Mapping[str, object], *, as_json: bool) -> None:
     """Show what `services.run` says of the cost of a run."""
-    facts = {**_NOTHING, **{key: value for key, value in cost.items() if key in _NOTHING or key == "seconds"}}
+    facts = _facts(cost)
     with contextlib.suppress(OSError):  # the command has run; its exit code is worth more than this
         sys.stderr.write((json.dumps(facts, sort_keys=True) if as_json else _told(facts, known=bool(cost))) + "\n")
+
+
+def told_costs(cost: Mapping[str, object]) -> str:
+    """Say in a line what a run has fetched."""
+    return _told(_facts(cost), known=bool(cost))
 
 
 def show_refusals(cost: Mapping[str, object], environment: str) -> None:
@@ -23,6 +28,10 @@ def show_refusals(cost: Mapping[str, object], environment: str) -> None:
     with contextlib.suppress(OSError):
         for why in reasons if isinstance(reasons, list) else ():
             sys.stderr.write(f"note: reads of {environment} failed: {why}\n")
+
+
+def _facts(cost: Mapping[str, object]) -> dict[str, object]:
+    return {**_NOTHING, **{key: value for key, value in cost.items() if key in _NOTHING or key == "seconds"}}
 
 
 def _told(facts: Mapping[str, object], *, known: bool) -> str:

@@ -45,7 +45,11 @@ def job_from(values: Mapping[str, object], command: Sequence[str]) -> Job:
     )
 
 
-def _fetch(values: Mapping[str, object]) -> str:
+def fetch_from(values: Mapping[str, object]) -> str:
+    """Return when the content of layers is to be fetched, "" where nothing is said.
+
+    :raises InvalidInput: --eager and --offline are there both.
+    """
     if values.get("eager") and values.get("offline"):
         raise InvalidInput("--eager and --offline contradict each other", resolution="give one of them")
     return "eager" if values.get("eager") else "offline" if values.get("offline") else ""
@@ -84,7 +88,7 @@ def run_job(config: Config, values: Mapping[str, object], command: Sequence[str]
     from envkit.services.run import run
 
     with run_failures():
-        config = config.replace(fetch=_fetch(values) or config.fetch)
+        config = config.replace(fetch=fetch_from(values) or config.fetch)
         outcome = run(Context(config, progress()), job_from(values, command))
     if outcome.cost.get("refused_because"):
         from envkit.cli.costs import show_refusals

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from envkit.cli.app import App
 from envkit.cli.console import human_bytes
+from envkit.cli.costs import told_costs
 from envkit.cli.jobs import elapsed, short_moment, state_counts, state_of
 from envkit.errors import NotFound
 from envkit.model.duration import human_duration
@@ -65,6 +66,8 @@ def _task_lines(job: Followed, task: Task) -> Iterator[tuple[str, str]]:
         yield "started", f"{task.attempt + 1} times"
     if task.result is not None:
         yield "printed", f"{human_bytes(task.result.out)}, and {human_bytes(task.result.err)} as errors"
+        if task.result.cost:
+            yield "fetched", told_costs(task.result.cost).removeprefix("fetched ")
     if job.order is not None:
         yield from job.order.parameters(task.index).items()
     yield from _order_lines(job)
@@ -83,6 +86,8 @@ def _order_lines(job: Followed) -> Iterator[tuple[str, str]]:
         asked = ", ".join(_asked(order))
         if asked:
             yield "asked for", asked
+        if order.job.fetch:
+            yield "fetch", order.job.fetch
         for volume in order.job.volumes:
             yield "volume", f"{volume.source}:{volume.target}{':ro' if volume.read_only else ''}"
         if order.depends_on:

@@ -24,6 +24,9 @@ class Option(Record):
 GLOBAL = (
     Option(flags=("--root",), key="root", metavar="DIR", help="Where envkit keeps state on this machine."),
     Option(flags=("--store",), key="store", metavar="URL", help="The store: a directory or URL."),
+    Option(flags=("--endpoint",), key="endpoint", metavar="URL", help="The S3 server of the store."),
+    Option(flags=("--region",), key="region", metavar="NAME", help="The region of the store's bucket."),
+    Option(flags=("--aws-profile",), key="aws_profile", metavar="NAME", help="Which profile of AWS has the keys."),
     Option(flags=("--profile",), key="profile", metavar="NAME", help="Which profile of the configuration to use."),
     Option(flags=("--owner",), key="owner", metavar="NAME", help="Whose environments names without an owner mean."),
 )

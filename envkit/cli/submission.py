@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from envkit.cli.app import App
-from envkit.cli.job import job_from, positive
+from envkit.cli.job import fetch_from, job_from, positive
 from envkit.cli.options import JOB, Option
 from envkit.cli.params import click_options
 from envkit.errors import InvalidInput
@@ -14,8 +14,8 @@ from envkit.model.order import TASK_NUMBER, Resources
 from envkit.model.sbatch import Sbatch, parse_array, parse_sbatch, parse_time
 from envkit.services.jobs.submitting import Request, Submitted
 
-_NOT_QUEUED = ("eager", "offline", "stats", "json", "gpus")
-"""Options of `run` that speak of this machine, or that mean something else in a queue."""
+_NOT_QUEUED = ("stats", "json", "gpus")
+"""Options of `run` that mean something else in a queue, or speak of the end of a command that is waited for."""
 ARRAY_FLAG = "*"
 
 QUEUED = (
@@ -82,6 +82,7 @@ def request_from(
         variables=(*script.variables, *given.variables, *job.variables),
         cpus=job.cpus or resources.get("cpus"),
         memory=job.memory or resources.get("memory"),
+        fetch=fetch_from(values),
     )
     label = values.get("label")
     depends_on = [*script.depends_on, *given.depends_on, *_jobs(values.get("depends_on"))]

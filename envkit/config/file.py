@@ -1,8 +1,8 @@
 """Owns reading a settings file: TOML becomes `Settings`. Errors name file, table and key, and never show a value."""
 
 import re
-import tomllib
 
+from envkit.config.plain import plain_document
 from envkit.config.settings import (
     DEFAULT_PROFILE,
     FILE_KEYS,
@@ -37,6 +37,11 @@ def parse_settings(data: bytes, path: str) -> Settings:
 
 
 def _document(data: bytes, path: str) -> dict[str, object]:
+    plain = plain_document(data)
+    if plain is not None:
+        return plain
+    import tomllib  # late: with what it needs, a quarter of a warm run
+
     # Neither the parser's message nor the error that it raises is passed on: both may hold what the file says.
     try:
         return tomllib.loads(data.decode())

@@ -62,7 +62,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str] | None 
             settings[key] = check_value(key, environment[variable], f"the variable {variable}")
     for key, value in flags.items():
         if value is not None and key != "profile":
-            settings[key] = check_value(key, value, f"--{key}")
+            settings[key] = check_value(key, value, f"--{key.replace('_', '-')}")
     loop = environment.get("ENVKIT_LOOP") == "1"  # mount images as kernels before 6.12 do
     return Config(**settings, profile=profile, home=caller.home, loop=loop)
 
@@ -76,7 +76,7 @@ def _files(caller: Caller) -> list[Settings]:
     for path, reader in places:
         data = read_settings(path, reader, limit=_MAX_BYTES)
         if data is not None:
-            from envkit.config.file import parse_settings  # late: tomllib costs a quarter of a warm run
+            from envkit.config.file import parse_settings
 
             files.append(parse_settings(data, path))
     return files

@@ -123,21 +123,24 @@ def open_path(path: str, caller: Caller) -> int:
 
 @contextlib.contextmanager
 def rights_of(caller: Caller) -> Iterator[None]:
-    """Open files as the caller: root may be unable to read a home on NFS, and no link of the user's gets its rights."""
+    """Open files as the caller: root may be unable to read a home on NFS, and no link of the user's gets its rights.
+
+    Only this thread has other rights meanwhile: others may be storing things as root.
+    """
     if os.geteuid() != 0 or caller.uid == 0:
         yield
         return
     gid, groups = os.getegid(), os.getgroups()
     death_signal = libc.death_signal()
     try:
-        os.setgroups(groups_of(caller))
-        os.setegid(caller.gid)
-        os.seteuid(caller.uid)
+        libc.set_thread_groups(groups_of(caller))
+        libc.set_thread_egid(caller.gid)
+        libc.set_thread_euid(caller.uid)
         yield
     finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
+        libc.set_thread_euid(0)
+        libc.set_thread_egid(gid)
+        libc.set_thread_groups(groups)
         if death_signal:  # the kernel forgets it with every change of these ids
             libc.die_with_parent(death_signal)
 

@@ -13,6 +13,7 @@ POINTS = (
     "lease:checked",
     "lease:published",
     "lease:expired",
+    "gc:roots",
     "gc:condemned",
     "gc:writers",
     "gc:doomed",
@@ -45,6 +46,12 @@ POINTS = (
     "store:packs",
     "store:tree",
     "store:learned",
+    "submit:input",
+    "submit:order",
+    "submit:pinned",
+    "submit:prepared",
+    "submit:queued",
+    "submit:noted",
 )
 
 _wanted, _, _count = os.environ.get("ENVKIT_CRASH", "").partition("@")

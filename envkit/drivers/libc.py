@@ -5,8 +5,10 @@ Constants are named as in the kernel's headers.
 """
 
 import ctypes
+import errno
 import os
 import struct
+from collections.abc import Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,6 +50,17 @@ _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 
 TMPFS_MAGIC = 0x01021994
+
+# setgroups(2), setresgid(2), setresuid(2): those of libc are for all threads, the kernel's for the one that calls.
+_GENERIC = (159, 149, 147)
+_SYS_OF_IDS = {
+    "x86_64": (116, 119, 117),
+    "aarch64": _GENERIC,
+    "riscv64": _GENERIC,
+    "loongarch64": _GENERIC,
+    "ppc64le": (81, 169, 164),
+    "s390x": (206, 210, 208),
+}
 
 _PR_SET_PDEATHSIG = 1
 _PR_GET_PDEATHSIG = 2
@@ -135,3 +148,28 @@ def death_signal() -> int:
     number = ctypes.c_int(0)
     _check(_libc.prctl(ctypes.c_int(_PR_GET_PDEATHSIG), ctypes.byref(number)), "prctl")
     return number.value
+
+
+def set_thread_groups(groups: Sequence[int]) -> None:
+    """setgroups(2) of this thread alone."""
+    _syscall(_ids_call(0), "setgroups", ctypes.c_size_t(len(groups)), (ctypes.c_uint * len(groups))(*groups))
+
+
+def set_thread_egid(gid: int) -> None:
+    """setegid(2) of this thread alone."""
+    _syscall(_ids_call(1), "setresgid", _KEEP, ctypes.c_uint(gid), _KEEP)
+
+
+def set_thread_euid(uid: int) -> None:
+    """seteuid(2) of this thread alone."""
+    _syscall(_ids_call(2), "setresuid", _KEEP, ctypes.c_uint(uid), _KEEP)
+
+
+_KEEP = ctypes.c_uint(0xFFFFFFFF)
+
+
+def _ids_call(which: int) -> int:
+    machine = os.uname().machine
+    if machine not in _SYS_OF_IDS:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), f"the ids of a thread on {machine}")
+    return _SYS_OF_IDS[machine][which]

@@ -39,6 +39,7 @@ class Job(Record):
     `directory` None is the user's home; `as_root` runs as the container's root rather than as the invoking user.
     `start_pack`: one may be used and made; `trace`: one is made in any case, and waited for.
     `gpus` are "all" or names as in `0,1`, as this machine's CDI files know them; `devices` are paths below /dev.
+    `fetch` is "eager" or "offline" (see `config/model.py`), or "" for what the node's configuration says.
     """
 
     environment: str
@@ -55,6 +56,7 @@ class Job(Record):
     trace: bool = False
     gpus: str | None = None
     devices: tuple[str, ...] = ()
+    fetch: str = ""
 
 
 class Outcome(Record):

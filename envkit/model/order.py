@@ -259,7 +259,14 @@ def _job(fields: dict[str, object]) -> Job:
         start_pack=_flag(fields["start_pack"]),
         gpus=_optional(fields["gpus"]),
         devices=_texts(fields["devices"]),
+        fetch=_fetch(fields.get("fetch", "")),  # earlier releases did not write it
     )
+
+
+def _fetch(value: object) -> str:
+    if value not in ("", "eager", "offline"):
+        raise ValueError(f"{value!r:.40} is no way to fetch layers")
+    return str(value)
 
 
 def _resources(fields: dict[str, object]) -> Resources:

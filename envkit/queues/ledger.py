@@ -50,6 +50,8 @@ _TABLES = (
     "CREATE TABLE waits (job INTEGER NOT NULL, other INTEGER NOT NULL, PRIMARY KEY (job, other)) WITHOUT ROWID",
     "CREATE INDEX waited ON waits (other)",
 )
+_OWN = frozenset(_TABLES)
+"""How sqlite remembers them: word for word."""
 _WAITING, _QUEUED = State.WAITING.value, State.QUEUED.value
 
 
@@ -241,12 +243,12 @@ class Ledger:
     def _prepare(self) -> None:
         self.db.execute("PRAGMA synchronous = FULL")
         self.db.execute("PRAGMA journal_mode = PERSIST")
-        if self._kind() == (_APPLICATION, _SCHEMA):
+        if self._is_ours():
             return
         with self.turn():
-            kind = self._kind()
-            if kind == (_APPLICATION, _SCHEMA):
+            if self._is_ours():
                 return
+            kind = self._kind()
             if kind != (0, 0) or self.db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise QueueFailed(
                     f"{self._path} is of another release of envkit (format {kind[1]}, this one reads {_SCHEMA})",
@@ -257,6 +259,19 @@ class Ledger:
             self.db.execute("INSERT INTO queue VALUES (?)", (os.urandom(16).hex(),))
             self.db.execute(f"PRAGMA application_id = {_APPLICATION}")
             self.db.execute(f"PRAGMA user_version = {_SCHEMA}")
+
+    def _is_ours(self) -> bool:
+        """Tell whether it has this release's format.
+
+        :raises LedgerDamaged: it says so, but has other tables: some verbs would work and others fail, as if a job that
+            was accepted were never started.
+        """
+        if self._kind() != (_APPLICATION, _SCHEMA):
+            return False
+        found = {sql for (sql,) in self.db.execute("SELECT sql FROM sqlite_master WHERE sql NOTNULL")}
+        if not found >= _OWN:
+            raise LedgerDamaged(self._path, f"its tables are not those of format {_SCHEMA}")
+        return True
 
     def _kind(self) -> tuple[int, int]:
         found = [self.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]

@@ -1,8 +1,8 @@
 """Owns the batch script of an order: what a queue runs on a node, and how a task learns there which one it is."""
 
 import os
-import shlex
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from envkit.errors import InvalidInput
 from envkit.model.record import Record
@@ -12,10 +12,11 @@ ATTEMPT = "ENVKIT_TASK_ATTEMPT"
 NUMBER = "ENVKIT_JOB"
 QUEUE = "ENVKIT_QUEUE"
 _KEY_BYTES = 64
+# `test -O /proc` asks whether this is root, as id(1) would, without starting another program.
 _SCRIPT = """#!/bin/sh
 # Made by envkit: runs one task of the order below in its environment.
-command={program}
-test "$(id -u)" -eq 0 || command="sudo -n --preserve-env={passed} $command"
+{exports}command={program}
+test -O /proc || command="sudo -n --preserve-env={passed} $command"
 exec $command {globals} task {owner} {token} {digest} <<'END'
 {key}
 END
@@ -31,19 +32,38 @@ class Place(Record):
     queue: str
 
 
-def batch_script(*, program: str, flags: str, owner: str, token: str, digest: str, key: str) -> str:
+def batch_script(
+    *,
+    program: str,
+    flags: str,
+    owner: str,
+    token: str,
+    digest: str,
+    key: str,
+    exports: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return the script of an order.
 
     :param program: path of envkit on the nodes.
     :param flags: global options for it, quoted for a shell.
     :param digest: of the stored order; the task refuses another one.
     :param key: secret of the submission, in hexadecimal: what a task leaves in the store is sealed with it.
+    :param exports: variables for envkit itself, which may be secret, too; a script that sudo(8) has to pass has none.
     """
+    import shlex  # late: tasks import this module, and only who submits quotes
+
     if len(key) != _KEY_BYTES:
         raise ValueError("a key has 32 bytes")
     passed = ",".join((INDEX, ATTEMPT, NUMBER, QUEUE, *SLURM_VARIABLES))
     return _SCRIPT.format(
-        program=shlex.quote(program), passed=passed, globals=flags, owner=owner, token=token, digest=digest, key=key
+        exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()),
+        program=shlex.quote(program),
+        passed=passed,
+        globals=flags,
+        owner=owner,
+        token=token,
+        digest=digest,
+        key=key,
     )
 
 

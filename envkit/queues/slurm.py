@@ -64,6 +64,8 @@ _WORDS = {
     "JobArrayTaskLimit": "waits for other tasks",
 }
 """People's words for the commonest of Slurm's reasons."""
+_BEFORE = ("Dependency", "JobHeldUser", "JobHeldAdmin", "Resources", "Priority", "BeginTime", "JobArrayTaskLimit")
+"""What a task waited for that was ended then: Slurm keeps the reason, which says nothing any more."""
 _HINTS = (
     ("partition", "`sinfo` lists the partitions"),
     ("node configuration", "no node has that much: see `sinfo -N -o '%N %P %c %m %G %f'`"),
@@ -241,7 +243,7 @@ def _task(row: JobRow, index: int | None) -> TaskStatus:
     if state is State.QUEUED and row.reason.partition(",")[0] in _HELD:
         state = State.WAITING
     reason = row.reason
-    if state is State.KILLED and reason in ("JobHeldUser", "JobHeldAdmin"):  # it was, before it was ended
+    if state is State.KILLED and reason in _BEFORE:
         reason = "None"
     began = bool(row.node) and state not in (State.QUEUED, State.WAITING)
     return TaskStatus(

@@ -5,10 +5,7 @@ The broken ones are what the tests of the image server's faults have to notice.
 
 import contextlib
 
-_PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[3].split(':'); from faults.image_variants import apply; apply({names!r}); "
-    "from envkit.ondemand.main import main; main()"
-)
+_PROGRAM = "from faults.image_variants import apply; apply({names!r}); from envkit.ondemand.main import main; main()"
 
 
 @contextlib.contextmanager

@@ -1,15 +1,20 @@
 """Which command each area of faults runs, and which crash points belong to it."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
+import sqlite3
 import time
+import weakref
 
 from commandline import Outcome
 from torture_support import Saving, Scenario, Violation, clear
 
 from envkit.drivers.crash import POINTS
+from envkit.model.paths import Paths
 
 SEED = int(os.environ.get("ENVKIT_TEST_SEED", "1"))
 """What the tests take; another one gives other files and other places to fail at."""
@@ -361,6 +366,65 @@ class Beginning(Scenario):
         return document["id"]
 
 
+class Submitting(Scenario):
+    """`envkit sbatch` to this machine's queue, which nobody runs: its lock is held here, so that jobs stay queued."""
+
+    def __init__(self, world):
+        super().__init__(world)
+        world.settings["ENVKIT_QUEUE_KIND"] = "local"
+        self._script = f"{world.directory}/job.sh"
+        with open(self._script, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\necho done\n")
+        paths = Paths.at(world.root)
+        os.makedirs(paths.queue, mode=0o700, exist_ok=True)
+        self._ledger = paths.ledger
+        lock = os.open(paths.runner_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        weakref.finalize(self, os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._known = set()
+
+    def prepare(self):
+        """Take down which jobs there are."""
+        self._known = self._queued()
+        return self.begin("sbatch", "-e", "base/tiny", self._script)
+
+    def settle(self, outcome, *, tidy=False):
+        """There is no new job, or one that `jobs` shows; one that was acknowledged is there."""
+        self.untouched()
+        if tidy:
+            self.tidy()
+        if outcome.code > 0:
+            clear(outcome)
+        queued = self._queued()
+        new = queued - self._known
+        if len(new) > 1 or not self._known <= queued:
+            raise Violation("wrong", f"jobs {sorted(queued)} after {sorted(self._known)}")
+        if outcome.code == 0 and new != {int(outcome.stdout)}:
+            raise Violation("lost", f"acknowledged {outcome.stdout!r}, new jobs are {sorted(new)}")
+        rows = json.loads(self.world.run("jobs", "--json", "--all").ok())
+        shown = {row["job"] for row in rows if row["state"] == "queued" and row["digest"]}
+        if shown != queued:
+            raise Violation("lost", f"the queue has {sorted(queued)}, `jobs` shows {sorted(shown)}")
+
+    def again(self):
+        """The next one works, and all of them can be ended."""
+        self.prepare()
+        self.settle(self.repeated())
+        numbers = [str(number) for number in self._queued()]
+        told = json.loads(self.world.run("kill", "--yes", "--json", *numbers).ok())
+        if sorted(told["killed"]) != sorted(numbers) or self._queued():
+            raise Violation("stuck", f"of {numbers} there were ended {told}")
+
+    def _queued(self):
+        """Return the jobs that the queue would run, by its own database."""
+        if not os.path.exists(self._ledger) or not os.path.getsize(self._ledger):
+            return set()
+        with contextlib.closing(sqlite3.connect(self._ledger)) as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone():
+                return set()
+            return {number for (number,) in db.execute("SELECT number FROM jobs WHERE open > 0")}
+
+
 _GC = ("gc", "--grace", "1d")
 
 AREAS = {
@@ -371,6 +435,7 @@ AREAS = {
     "gc": Collecting,
     "init": Beginning,
     "repair": Repairing,
+    "submit": Submitting,
 }
 """Area to a function that makes its scenario in a world."""
 

@@ -49,6 +49,15 @@ def test_a_collection_that_deletes_what_is_needed_is_noticed(zygote, scratch):
     assert violation.kind == "lost"
 
 
+def test_a_job_that_nobody_knows_of_is_noticed(zygote, scratch):
+    campaign = Campaign(scratch, zygote, AREAS["submit"], seed=SEED)
+    tally = Tally()
+    assert campaign.crash("submit:queued", tally, broken="silent-jobs")
+    (violation,) = tally.violations
+    assert violation.kind == "lost"
+    assert "`jobs` shows" in str(violation)
+
+
 def test_a_kill_that_is_not_met_is_not_counted(zygote, scratch):
     campaign = Campaign(scratch, zygote, AREAS["save"], seed=SEED)
     tally = Tally()

@@ -10,7 +10,7 @@ from torture_support import Tally
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("strace_here")]
 
-_SAMPLE = {"save": 40, "copy": 16, "rename": 12, "squash": 12, "gc": 8, "init": 12, "repair": 8}
+_SAMPLE = {"save": 40, "copy": 16, "rename": 12, "squash": 12, "gc": 8, "init": 12, "repair": 8, "submit": 12}
 
 
 def _sample(counts, number, *, seed):

@@ -20,7 +20,7 @@ from faults.image_campaign import image_faults
 from faults.scenarios import AREAS, OFTEN, points
 from s3_support import running_server
 from torture_support import Tally, Zygote
-from vm.power_campaign import power_faults
+from vm.power_campaign import guest_faults, power_faults
 
 _ALL_SEEDS = 20
 _ALL_PLACES = 10
@@ -31,12 +31,12 @@ def main():
     parser = argparse.ArgumentParser(
         prog="scripts/torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    areas = [*AREAS, "http", "images"]
+    areas = [*AREAS, "http", "images", "power"]
     parser.add_argument(
         "--area",
-        choices=[*areas, "power"],
+        choices=[*areas, "guest"],
         action="append",
-        help="what is broken; everything by default, but for power, which needs what `scripts/provision --vm` installs",
+        help="what is broken; everything by default, but for guest, which needs what `scripts/provision --vm` installs",
     )
     parser.add_argument("--operation", choices=OPERATIONS, action="append", help="of the area http; all by default")
     parser.add_argument("--fault", choices=FAULTS, action="append", help="of the area http; all by default")
@@ -54,7 +54,7 @@ def main():
         os.chmod(directory, 0o755)
         with Zygote(f"{directory}/zygote") as zygote:
             for area in options.area or areas:
-                run = {"http": http_faults, "images": images, "power": power}.get(area, local_faults)
+                run = {"http": http_faults, "images": images, "power": power, "guest": guest}.get(area, local_faults)
                 for name, tally in run(area, directory, zygote, options):
                     say(f"{area} {name}: {tally}")
                     for violation in tally.violations:
@@ -104,8 +104,13 @@ def images(area, directory, zygote, options):
 
 
 def power(area, directory, zygote, options):
-    """Yield (name, tally) of power cuts of a guest."""
+    """Yield (name, tally) of power cuts of a disk of this machine."""
     yield from power_faults(directory, options, say=say)
+
+
+def guest(area, directory, zygote, options):
+    """Yield (name, tally) of power cuts of a guest."""
+    yield from guest_faults(directory, options, say=say)
 
 
 def http_faults(area, directory, zygote, options):

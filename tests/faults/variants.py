@@ -59,6 +59,14 @@ def _deaf_to_sync():
     os.fsync = deaf
 
 
+def _never_syncs():
+    """Nothing waits for the disk."""
+    from envkit.drivers import libc
+
+    for module, name in ((os, "fsync"), (os, "fdatasync"), (libc, "syncfs")):
+        setattr(module, name, lambda descriptor: None)
+
+
 def _version_first():
     """Packs come after the version that needs them."""
     from envkit.node import session
@@ -164,14 +172,23 @@ def _no_verification():
     treefile.hashlib = type("hashlib", (), {"sha256": Agreeing})
 
 
+def _silent_jobs():
+    """A job is queued without a word of which order it is."""
+    from envkit.services.jobs import submitting
+
+    submitting.comment_of = lambda _order: ""
+
+
 _VARIANTS = {
     "small-packs": _small_packs,
     "impatient": _impatient,
     "in-place": _in_place,
     "deaf-to-sync": _deaf_to_sync,
+    "never-syncs": _never_syncs,
     "version-first": _version_first,
     "collects-too-much": _collects_too_much,
     "a-month-later": _a_month_later,
     "overwriting": _overwriting,
     "no-verification": _no_verification,
+    "silent-jobs": _silent_jobs,
 }

@@ -83,6 +83,18 @@ def test_a_job_goes_through_its_life(queue):
     assert f"{job} is over" in queue("ssh", job).fails(4).stderr
 
 
+def test_a_job_may_be_told_to_fetch_nothing_or_all(queue):
+    queue("cache", "drop", "--all").ok()
+    for how, state, code in (("--offline", "failed", 125), ("--eager", "done", 0), ("--offline", "done", 0)):
+        job = submit(queue, how, "--", "which-one")
+        queue("wait", job)
+        (row,) = queue.json("jobs", job)
+        assert (row["state"], row["code"]) == (state, code), row
+        assert (state == "done") == (row["error"] is None)
+        assert f"fetch:        {how.removeprefix('--')}" in queue("info", job).ok()
+    queue("submit", "-e", "sci", "--eager", "--offline", "--", "true").fails(2, "contradict each other")
+
+
 def test_what_a_submission_says_is_for_scripts_and_programs(queue):
     done = queue("submit", "-e", "sci", "--json", "--array", "0-2", "--", "true")
     told = json.loads(done.ok())

@@ -1,60 +1,21 @@
 """Jobs of users on a real Slurm cluster, in real containers: from `sudo envkit submit` on the head to their results."""
 
+import contextlib
 import json
 import os
+import pathlib
 import shutil
+import signal
 import threading
 import time
 
 import pytest
-from commandline import Outcome
 from slurm_cluster import PATIENCE
-from slurm_support import NODES
+from slurm_support import NODES, Desk, until
 
 pytestmark = [pytest.mark.root, pytest.mark.lxc]
-MANY = int(os.environ.get("ENVKIT_TEST_TASKS", "100"))
+MANY = int(os.environ.get("ENVKIT_TEST_TASKS", "200"))
 FOREVER = "while true; do sleep 0.2; done"
-
-
-class Desk:
-    """Somebody at the head of a cluster, who calls envkit through sudo; root without."""
-
-    def __init__(self, cluster, user):
-        self.cluster, self.user = cluster, user
-
-    def __call__(self, *words, env=None, input=""):
-        prefix = ("sudo", "envkit") if self.user else ("envkit",)
-        done = self.cluster.run(*prefix, *words, user=self.user, check=False, env=env, input=input)
-        return Outcome(done.returncode, done.stdout.encode(), done.stderr.encode())
-
-    def json(self, *words):
-        return json.loads(self(*words, "--json").ok())
-
-    def submit(self, *words, env="base/tiny", **options):
-        return self("submit", "-e", env, *words, **options).ok()
-
-    def states(self, job):
-        return {row["id"]: row["state"] for row in self.json("jobs", job)}
-
-    def running(self, job):
-        until(lambda: set(self.states(job).values()) == {"running"}, f"{job} to run")
-        return job
-
-    def over(self, job):
-        """Wait for a job; return its rows."""
-        self("wait", job, "--timeout", f"{PATIENCE:.0f}")
-        rows = self.json("jobs", job)
-        assert {row["state"] for row in rows} <= {"done", "failed", "timeout", "killed", "lost"}, rows
-        return rows
-
-
-def until(condition, what):
-    """Return the first result of a condition that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +64,8 @@ def test_tasks_of_an_array_run_on_all_nodes(alice):
     job = alice.submit(
         "--array", f"0-{MANY - 1}", "--", "sh", "-c", "echo $ENVKIT_TASK_INDEX; exit $((${ENVKIT_TASK_INDEX} == 7))"
     )
+    for _ in range(MANY // 100):
+        alice("wait", job, "--timeout", f"{PATIENCE:.0f}")
     rows = alice.over(job)
     assert [row["index"] for row in rows] == list(range(MANY))
     assert {row["index"]: row["code"] for row in rows if row["code"]} == {7: 1}
@@ -110,6 +73,10 @@ def test_tasks_of_an_array_run_on_all_nodes(alice):
     assert {row["node"] for row in rows} == set(NODES)
     results = json.loads(alice("result", job, "--json").stdout)  # one of them has failed
     assert [row["output"] for row in results] == [f"{index}\n" for index in range(MANY)]
+    lines = alice("logs", job).ok().splitlines()
+    assert sorted(lines) == sorted(f"{job}_{index}: {index}" for index in range(MANY))
+    (line,) = [line for line in alice("jobs").ok().splitlines() if line.startswith(f"{job} ")]
+    assert f"done {MANY - 1}, failed 1" in line
 
 
 def test_a_job_that_depends_on_another_begins_after_it_or_never(alice):
@@ -137,6 +104,59 @@ def test_a_running_job_is_joined_and_ended_by_its_owner_alone(alice, cluster):
     assert alice.over(job)[0]["state"] == "killed"
     runs = f"{cluster.node_root(node)}/runs"
     until(lambda: os.listdir(runs) == [], f"nothing of it to be left in {runs}")
+
+
+def test_what_was_ended_before_it_began_stays_so(alice, cluster):
+    gate = alice.submit("--", "sleep", "100")
+    array = alice.submit("--depends-on", gate, "--array", "0-2", "--", "true")
+    alice("kill", f"{array}_1").ok()
+    assert alice.states(array) == {f"{array}_0": "waiting", f"{array}_1": "killed", f"{array}_2": "waiting"}
+    alice("kill", array, gate).ok()
+    with forgetful(cluster):
+        until(lambda: not cluster.run("squeue", "-h", "-t", "all", "-j", array, check=False).stdout, "Slurm to forget")
+    assert set(alice.states(array).values()) == {"killed"}
+    assert [row["code"] for row in alice.json("jobs", array)] == [None] * 3
+
+
+def test_a_kill_in_the_middle_of_a_submission_leaves_no_job_that_nobody_knows(stored, cluster):
+    root = Desk(cluster, None)
+    before = known_to_slurm(cluster)
+    for point in POINTS:
+        died = root("submit", "-e", "base/tiny", "--", "true", env={"ENVKIT_CRASH": point})
+        assert died.code in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, died)
+        assert strangers(root, cluster, before) == set(), point
+    assert len(known_to_slurm(cluster) - before) == 2
+    job = root.submit("--", "true")
+    assert [row["state"] for row in root.over(job)] == ["done"]
+    stranger = cluster.submit("--hold", "--wrap=true")
+    assert strangers(root, cluster, before) == {stranger}
+
+
+POINTS = ("submit:order", "submit:pinned", "submit:queued", "submit:noted")
+
+
+def known_to_slurm(cluster):
+    return set(map(int, cluster.run("squeue", "-h", "-t", "all", "-o", "%A").stdout.split()))
+
+
+def strangers(desk, cluster, before):
+    """Jobs that Slurm has since, and that `jobs` does not show."""
+    return known_to_slurm(cluster) - before - {row["job"] for row in desk.json("jobs", "--all")}
+
+
+@contextlib.contextmanager
+def forgetful(cluster):
+    """Let Slurm remember jobs that are over for two seconds."""
+    path = pathlib.Path(cluster.conf)
+    text = path.read_text()
+    assert "MinJobAge=3600" in text
+    try:
+        path.write_text(text.replace("MinJobAge=3600", "MinJobAge=2"))
+        cluster.run("scontrol", "reconfigure")
+        yield
+    finally:
+        path.write_text(text)
+        cluster.run("scontrol", "reconfigure")
 
 
 def test_a_version_is_settled_when_a_job_is_submitted(alice, cluster, tiny_root):

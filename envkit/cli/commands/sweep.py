@@ -3,7 +3,7 @@
 import click
 
 from envkit.cli.app import App, pass_app
-from envkit.services.sweeping import sweep_job
+from envkit.cli.called import run_sweep_command
 
 
 @click.command("sweep", hidden=True)
@@ -11,5 +11,4 @@ from envkit.services.sweeping import sweep_job
 @pass_app
 def command(app: App, /, job: int | None) -> None:
     """Remove what dead jobs left behind on this machine."""
-    for line in sweep_job(app.context, job):
-        app.console.say(line)
+    run_sweep_command(app.context, job)

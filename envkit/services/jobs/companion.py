@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from envkit.drivers import libc, process
@@ -202,6 +201,8 @@ class _Child:
             os.write(2, "".join(f"{_printable(line)}\n" for line in lines).encode())
             return Report(code=error.exit_code, error=_printable(error.brief))
         except BaseException as error:  # noqa: BLE001  # a mistake in envkit: all of it goes to where output goes
+            import traceback
+
             traceback.print_exc()
             return Report(code=EXIT_RUN_FAILED, error=f"envkit failed: {type(error).__name__}: {error}")
         reasons = outcome.cost.get("refused_because")

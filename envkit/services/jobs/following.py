@@ -182,8 +182,6 @@ class Book:
         """Return what is known of a job's tasks; `indexes` None means all."""
         if status is not None and status.comment and token_of(status.comment, self.owner) != ticket.token:
             status = None  # the queue has lost the job, and given its number to another one
-        if status is not None and status.comment and token_of(status.comment, self.owner) != ticket.token:
-            status = None  # the queue has begun to count anew: this is another job
         places = range(ticket.count) if indexes is None else sorted(indexes)
         in_queue = {} if status is None else {task.id.index or 0: task for task in status.tasks}
         unsure = [index for index in places if results or _needs_result(in_queue.get(index))]
@@ -274,7 +272,7 @@ def _of_result(name: TaskId, index: int, result: TaskResult, status: TaskStatus 
         id=name,
         index=index,
         state=result.state if result.state.over else State.FAILED,
-        code=result.code,
+        code=None if result.state is State.KILLED and not result.began else result.code,
         attempt=result.attempt,
         node=result.node or ("" if status is None else status.node),
         began=result.began,

@@ -240,7 +240,7 @@ def _inside(
     """Return the command that runs `envkit enter` beside a task, on its node, as root."""
     check_owner(job)
     local = is_local(book.queue)
-    program = shlex.split(this_program(context)) if local else [context.config.node_program]
+    program = shlex.split(this_program()) if local else [context.config.node_program]
     options = [word for word in words if word != "--"] if words[:1] != ["--"] else []
     rest = list(words) if words[:1] == ["--"] else []
     place = [job.owner, job.ticket.token, str(task.index)]

@@ -4,9 +4,8 @@ A store that is away holds nobody up: the spool is bounded, and what it holds is
 stream that is longer than that, the first part and the very end are kept, with a line between them.
 """
 
+import errno
 import os
-import random
-import tempfile
 import threading
 import time
 from collections import deque
@@ -222,7 +221,8 @@ class _Stream:
         self._most = limits.tail
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
-        self._spool = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as this
+        self._directory = directory
+        self._spool: int | None = None  # most tasks print nothing, at least on one of the two
         self._spooled = 0
         self._done = 0
         self._offered = 0
@@ -260,7 +260,7 @@ class _Stream:
     def next(self, most: int) -> bytes:
         """Return the next segment; the same again until it is stored, as a store may have it and not have said so."""
         self._offered = self._offered or min(most, self.waiting)
-        return os.pread(self._spool.fileno(), self._offered, self._done)
+        return b"" if self._spool is None else os.pread(self._spool, self._offered, self._done)
 
     def stored(self) -> None:
         self._done += self._offered
@@ -271,13 +271,17 @@ class _Stream:
         self._done = self._offered = self.segments = 0
 
     def close(self) -> None:
-        self._spool.close()
+        if self._spool is not None:
+            os.close(self._spool)
+            self._spool = None
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view:
-                written = os.pwrite(self._spool.fileno(), view, self._spooled)
+                if self._spool is None:
+                    self._spool = _nameless_file(self._directory)
+                written = os.pwrite(self._spool, view, self._spooled)
                 self._spooled += written
                 self._room -= written
                 view = view[written:]
@@ -285,11 +289,24 @@ class _Stream:
             self._room = 0
 
 
+def _nameless_file(directory: str) -> int:
+    """Return a descriptor of a new file that goes when it is closed."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # what file systems say that have none
+            raise
+    path = f"{directory}/.spool-{os.urandom(8).hex()}"
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
+    return descriptor
+
+
 def _waits() -> Iterator[float]:
     """Yield the seconds to wait between tries at a store that is away."""
     wait = 1.0
     while True:
-        yield wait * random.uniform(0.7, 1.3)  # noqa: S311  # so that a thousand tasks do not come back at once
+        yield wait * (0.7 + os.urandom(1)[0] / 425)  # 0.7 to 1.3: a thousand tasks do not come back at once
         wait = min(2 * wait, _LAST_WAIT)
 
 

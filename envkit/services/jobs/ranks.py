@@ -16,6 +16,7 @@ from envkit.model.job import Job, Volume
 from envkit.model.order import Kind, Order
 from envkit.queues.script import INDEX, KEPT, Place
 from envkit.services.context import Context
+from envkit.services.jobs.nodeflags import store_flags
 from envkit.services.jobs.taskwork import job_of, task_variables, version_of
 from envkit.services.run import Additions, run_version
 from envkit.store import orders
@@ -115,9 +116,7 @@ def pmi_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def _program(context: Context) -> list[str]:
     """Return envkit's words on another node; where it keeps its state there is that node's to say."""
     config = context.config
-    words = [config.node_program]
-    if config.store:
-        words += ["--store", config.store]
+    words = [config.node_program, *store_flags(config)]
     if config.profile:
         words += ["--profile", config.profile]
     return words

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 
 import envkit
-from envkit.config.load import VARIABLES
+from envkit.drivers.crash import crash_point
 from envkit.errors import Conflict, EnvkitError, InvalidInput
 from envkit.model.ids import check_owner
 from envkit.model.job import Job
@@ -26,13 +26,13 @@ from envkit.queues.script import batch_script
 from envkit.services.context import Context, require_root
 from envkit.services.jobs import preflight
 from envkit.services.jobs.following import Book
+from envkit.services.jobs.nodeflags import store_flags
 from envkit.services.jobs.sealing import submission_key
 from envkit.services.jobs.ticketing import comment_of, order_stack, pin, ticket_of, write_ticket
 from envkit.store import orders, versions
+from envkit.store.settings import key_variables
 
 MAX_SCRIPT = 4 << 20
-_PASSED = ("ENVKIT_ENDPOINT", "ENVKIT_REGION", "ENVKIT_AWS_PROFILE")
-"""Settings of the store that no option gives."""
 
 
 class Request(Record):
@@ -135,15 +135,20 @@ def enqueue(
     try:
         if order.input is not None:
             orders.put_input(context.store, order.owner, order.token, pieces, order.input.digest)
+            crash_point("submit:input")
         digest = orders.put_order(context.store, order)
+        crash_point("submit:order")
         pin(context, order, digest)
+        crash_point("submit:pinned")
         number = queue.submit(_submission(context, queue, order, digest, found))
     except EnvkitError:
         with suppress(EnvkitError):
             orders.forget(context.store, order.owner, order.token)
         raise
+    crash_point("submit:queued")
     try:
         write_ticket(context.store, order.owner, queue.name, ticket_of(order, number))
+        crash_point("submit:noted")
     except EnvkitError as error:  # its task writes it, and `jobs` does
         logging.getLogger("envkit").warning("job %d is queued, but was not noted: %s", number, error.brief)
     return Submitted(
@@ -154,7 +159,7 @@ def enqueue(
         digest=order_stack(order),
         token=order.token,
         queue=queue.name,
-        notes=found.notes,
+        notes=(*found.notes, *_key_notes(context, queue)),
     )
 
 
@@ -195,12 +200,14 @@ def _open_dependencies(context: Context, queue: Queue, owner: str, numbers: Sequ
 def _submission(context: Context, queue: Queue, order: Order, digest: str, found: preflight.Findings) -> Submission:
     local = is_local(queue)
     script = batch_script(
-        program=this_program(context) if local else context.config.node_program,
+        program=this_program() if local else context.config.node_program,
         flags=shlex.join(node_flags(context, local=local)),
         owner=order.owner,
         token=order.token,
         digest=digest,
         key=submission_key(context.paths, order.owner, order.token).hex(),
+        # This machine's queue keeps the script where only root can read it, until the job is over.
+        exports=key_variables(context.config.store, os.environ) if local else {},
     )
     return Submission(
         script=script,
@@ -215,6 +222,12 @@ def _submission(context: Context, queue: Queue, order: Order, digest: str, found
     )
 
 
+def _key_notes(context: Context, queue: Queue) -> list[str]:
+    """Return what to say of keys that only this process has: nodes have to have their own."""
+    names = () if is_local(queue) else tuple(key_variables(context.config.store, os.environ))
+    return [f"the nodes do not get this shell's {', '.join(names)}: they need keys of their own"] if names else []
+
+
 def is_local(queue: Queue) -> bool:
     """Tell whether a queue runs its jobs on this machine, with this machine's envkit."""
     return not queue.name.startswith("slurm-")
@@ -227,15 +240,13 @@ def node_flags(context: Context, *, local: bool) -> list[str]:
         flags += ["--root", context.paths.root]
         if config.profile:
             flags += ["--profile", config.profile]
-    if config.store:
-        flags += ["--store", config.store if "://" in config.store else os.path.abspath(config.store)]
-    return flags
+    return [*flags, *store_flags(config)]
 
 
-def this_program(context: Context) -> str:
+def this_program() -> str:
     """Return how this installation of envkit is started again, as words for a shell."""
     home = os.path.dirname(os.path.abspath(envkit.__path__[0]))
-    settings = [f"{name}={value}" for name in _PASSED if (value := getattr(context.config, VARIABLES[name]))]
+    settings = []
     launcher = f"{os.path.dirname(sys.executable)}/envkit"
     words = [sys.executable, "-P", "-m", "envkit"]
     if home not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):  # from a checkout

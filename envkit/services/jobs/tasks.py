@@ -5,14 +5,13 @@ what it prints while it runs, and its result in the end. A store that is away de
 """
 
 import contextlib
+import gc
 import os
 import signal
 import stat
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from typing import TypeVar
 
 from envkit.drivers.caller import find_caller
 from envkit.errors import EXIT_RUN_FAILED, EXIT_TIMEOUT, EnvkitError, InvalidInput
@@ -20,7 +19,7 @@ from envkit.model.ids import check_owner, is_digest
 from envkit.model.order import TOKEN, Order
 from envkit.model.payload import VALUE as VALUE_FILE
 from envkit.model.task import MAX_ATTEMPTS, State, TaskResult, result_to_json
-from envkit.node.instance import Instance, prepare, sweep
+from envkit.node.instance import Instance, prepare
 from envkit.queues.script import Place
 from envkit.services.context import Context, require_root
 from envkit.services.jobs.companion import FORWARDED, Companion, Report
@@ -41,7 +40,11 @@ _EARLY = 5.0
 """A signal this many seconds before the time is up came because of that: Slurm's clock began before ours."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-Answer = TypeVar("Answer")
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing that costs more than reading the order
+    from typing import TypeVar
+
+    Answer = TypeVar("Answer")
 
 
 def run_task(context: Context, owner: str, token: str, digest: str, key: bytes, place: Place) -> int:
@@ -61,7 +64,6 @@ def run_task(context: Context, owner: str, token: str, digest: str, key: bytes, 
     if layout.ticket_of(layout.ticket_key(owner, place.queue, place.number)) is None:
         raise InvalidInput(f"job {place.number} of {place.queue!r:.80} is no job of a queue")
     prepare(context.paths)
-    sweep(context.paths)
     companion = Companion(context)
     task = _Task(context, owner, token, key, place, companion)
     with _Signals(task):
@@ -113,7 +115,7 @@ class _Task:
         finally:
             instance.remove()
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+    def _patiently(self, ask: "Callable[[], Answer]") -> "Answer":
         """Ask the store, several times if it is away."""
         wait = 1.0
         for _ in range(_TRIES):
@@ -137,6 +139,8 @@ class _Task:
             report = Report(code=failed, error=error.brief)
             output.write("err", f"error: {error.brief}\n".encode())
         except Exception as error:  # noqa: BLE001  # a mistake in envkit: who waits has to know
+            import traceback
+
             report = Report(code=EXIT_RUN_FAILED, error=f"envkit failed: {type(error).__name__}: {error}")
             output.write("err", traceback.format_exc().encode())
         ended = time.time()
@@ -214,6 +218,7 @@ class _Task:
         self._running = True
         if self._asked is not None:
             self._companion.signal(self._asked)
+        gc.enable()  # a start goes without; from here on this process may live for days
         self._note_ticket(order)
         return self._companion.follow(_echoing(output.write) if _has_file(order) else output.write)
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envkit.cli.argv import read_run
+from envkit.cli.argv import read_called, read_run
 from envkit.cli.options import GLOBAL, JOB
 from envkit.cli.params import click_options
 
@@ -83,7 +83,7 @@ def test_the_plain_reader_takes_what_users_type():
         "x",
     ]
     settings, values, command = read_run(argv)
-    assert settings == {"root": None, "store": "/s", "profile": "work", "owner": None}
+    assert {key: value for key, value in settings.items() if value} == {"store": "/s", "profile": "work"}
     assert values["environment"] == "sci@2"
     assert values["volumes"] == ["/a:/b", "/c"]
     assert values["variables"] == ["A=b c"]
@@ -97,3 +97,22 @@ def test_the_plain_reader_takes_what_users_type():
 )  # fmt: skip
 def test_the_plain_reader_leaves_the_rest_to_click(argv):
     assert read_run(argv) is None
+
+
+def test_the_plain_reader_takes_what_queues_call():
+    task = ["task", "lab", "0" * 32, "f" * 64]
+    settings, name, words = read_called(["--store", "/s", *task])
+    assert (settings["store"], settings["root"]) == ("/s", None)
+    assert (name, words) == ("task", ("lab", "0" * 32, "f" * 64))
+    assert read_called(["sweep", "--job", "17"])[1:] == ("sweep", ("17",))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["task"], ["task", "--help"], ["task", "a", "b"], ["task", "a", "b", "c", "d"], ["task", "--rank", "a", "b", "c"],
+     ["task", "--", "a", "b", "c"], ["task", "a", "b", "--rank"], ["sweep"], ["sweep", "--job"], ["sweep", "--job", "-1"],
+     ["sweep", "--job", "x"], ["sweep", "--job", "\u0661"], ["sweep", "--job", "9" * 30], ["--bogus", "task", "a", "b", "c"],
+     ["run", "-e", "sci", "task", "a", "b"]],
+)  # fmt: skip
+def test_the_plain_reader_leaves_unusual_calls_of_queues_to_click(argv):
+    assert read_called(argv) is None

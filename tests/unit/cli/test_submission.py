@@ -39,6 +39,12 @@ def test_limits_are_both_asked_of_the_queue_and_given_to_the_container():
     assert (request.job.cpus, request.job.memory) == (3, 2 << 30)
 
 
+def test_when_layers_are_fetched_goes_with_the_job():
+    assert [made(**how).job.fetch for how in ({}, {"eager": True}, {"offline": True})] == ["", "eager", "offline"]
+    with pytest.raises(InvalidInput, match="contradict"):
+        made(eager=True, offline=True)
+
+
 def test_volumes_are_named_from_the_root_since_nodes_are_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (volume,) = made(volumes=["data:/data:ro"]).job.volumes

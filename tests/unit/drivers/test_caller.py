@@ -1,6 +1,7 @@
 import os
 import pwd
 import signal
+import threading
 
 import pytest
 
@@ -163,3 +164,26 @@ def test_who_dies_with_its_parent_still_does_after_acting_for_the_caller():
             forgotten = libc.death_signal() == 0
         os._exit(0 if forgotten and libc.death_signal() == signal.SIGKILL else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@needs_root
+def test_other_threads_keep_their_rights_meanwhile():
+    inside, leave = threading.Barrier(2), threading.Event()
+    seen = []
+
+    def act():
+        with rights_of(Caller(uid=54_321, gid=54_321, name="", home="")):
+            seen.append((os.geteuid(), os.getegid(), os.getgroups()))
+            inside.wait(30)
+            leave.wait(30)
+        seen.append((os.geteuid(), os.getegid(), os.getgroups()))
+
+    before = (os.geteuid(), os.getegid(), os.getgroups())
+    thread = threading.Thread(target=act)
+    thread.start()
+    inside.wait(30)
+    now = (os.geteuid(), os.getegid(), os.getgroups())
+    leave.set()
+    thread.join()
+    assert seen == [(54_321, 54_321, [54_321]), before]
+    assert now == before

@@ -348,6 +348,21 @@ def test_another_release_is_told_by_its_number(path):
         pass
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["ALTER TABLE tasks ADD COLUMN more TEXT", "ALTER TABLE jobs DROP COLUMN name", "DROP TABLE waits"],
+)
+def test_other_tables_are_refused_by_everybody(path, change):
+    """Who submits would need one table, the runner another: a job that is accepted has to be one that can begin."""
+    with Ledger(path):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(change)
+    with pytest.raises(LedgerDamaged, match="is damaged") as caught, Ledger(path):
+        pass
+    assert caught.value.details == "its tables are not those of format 1"
+
+
 def filled(path):
     with Ledger(path) as book:
         book.db.execute("PRAGMA synchronous = OFF")

@@ -279,6 +279,27 @@ def test_a_job_of_somebody_else_is_not_killed_whatever_the_store_says(context, q
         Book(context, owner="root")
 
 
+def test_what_was_killed_before_it_began_stays_killed_when_the_queue_forgets(context, queue):
+    order(context, 1, count=3, array=True)
+    queue.say(1, State.KILLED, State.KILLED, State.KILLED)
+    begun = queue.jobs[1].tasks[1].replace(began=5.0)  # such a task leaves its own result, or was lost
+    queue.jobs[1] = queue.jobs[1].replace(tasks=(queue.jobs[1].tasks[0], begun, queue.jobs[1].tasks[2]))
+    assert ending.kill(context, parse_ids(["1_0-1"])) == (parse_ids(["1_0-1"]), [])
+    queue.jobs.clear()
+    (job,) = Book(context).jobs(parse_ids(["1"]))
+    assert states([job]) == [[State.KILLED, State.LOST, State.LOST]]
+    assert (job.tasks[0].code, job.tasks[0].began) == (None, 0.0)
+
+
+def test_a_task_that_was_killed_too_late_keeps_its_own_result(context, queue):
+    made = order(context, 1)
+    leave(context, made)
+    queue.say(1, State.KILLED)
+    ending.kill(context, parse_ids(["1"]))
+    queue.jobs.clear()
+    assert states(Book(context).jobs(parse_ids(["1"]))) == [[State.DONE]]
+
+
 def test_a_job_that_the_queue_has_lost_is_lost_though_another_one_has_its_number(context, queue):
     made, other = order(context, 1), order(context, 2, ticket=False)
     queue.say(1, State.RUNNING, comment=comment_of(made))

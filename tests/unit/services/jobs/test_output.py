@@ -92,6 +92,17 @@ def test_nothing_printed_stores_nothing(store, output):
     assert list(store.list("")) == []
 
 
+@pytest.mark.parametrize("flag", [os.O_TMPFILE, 0])  # with 0 it is what a kernel does that does not know it
+def test_the_spool_has_no_name_even_where_it_needs_one_first(store, output, tmp_path, monkeypatch, flag):
+    monkeypatch.setattr(os, "O_TMPFILE", flag)
+    taken = output()
+    taken.write("out", b"one")
+    assert os.listdir(tmp_path) == ["store"]
+    taken.write("out", b"two")
+    assert taken.finish(30)
+    assert stored(store) == b"onetwo"
+
+
 def test_segments_are_bounded_and_come_while_it_runs(store, output):
     taken = output()
     taken.write("out", b"x" * (5 << 20))
