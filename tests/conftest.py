@@ -13,6 +13,7 @@ import tempfile
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 from s3_support import racy_s3, s3  # noqa: F401  # here, so that all tests share one server
 from slurm_cluster import lack_of_slurm
 from slurm_support import cluster, slurm  # noqa: F401  # and one cluster
@@ -109,6 +110,18 @@ def _network() -> Lack | None:
         except subprocess.TimeoutExpired:
             return Lack(f"{url} does not answer")
     return None if done.returncode == 0 else Lack(f"{url} cannot be fetched")
+
+
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+def pytest_configure(config):
+    if config.pluginmanager.hasplugin("xdist"):
+        import lanes  # late: only whole runs need pytest-xdist
+
+        config.pluginmanager.register(lanes, "lanes")
 
 
 def pytest_addoption(parser):

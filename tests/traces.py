@@ -35,11 +35,18 @@ def traces(envkit):
 
 
 def new_traces(envkit, before):
-    """Return what is there now and was not before; waits a little for it to go."""
-    deadline = time.monotonic() + SETTLED
-    while (new := traces(envkit) - before) and time.monotonic() < deadline:
+    """Return what is there now, was not before, and stays; waits a little for it to go.
+
+    A control group without processes belongs to no root that can be told. So what comes and goes, as a container of
+    another root does while it starts and ends, is not what stays.
+    """
+    started = time.monotonic()
+    stays = traces(envkit) - before
+    while stays and time.monotonic() < started + SETTLED:
         time.sleep(0.05)
-    return sorted(new)
+        new = traces(envkit) - before
+        stays = new if time.monotonic() < started + SETTLED / 2 else stays & new
+    return sorted(stays)
 
 
 def _mine(envkit, text):

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from commandline import ALICE, read_until, wait_until
+from commandline import ALICE, PATIENCE, read_until, wait_until
 from traces import new_traces, traces
 
 from envkit.drivers import cgroup
@@ -164,13 +164,13 @@ def test_doctor_cleans_up_after_a_killed_envkit_too(envkit, before, running):
 
 def test_doctor_leaves_a_run_alone_that_goes_on(envkit, running):
     assert "removed" not in envkit("doctor", "--fix").stderr
-    out, err = running.communicate(b"\n", timeout=60)
+    out, err = running.communicate(b"\n", timeout=PATIENCE)
     assert (running.returncode, out, err) == (0, b"done\n", b"")
 
 
 def test_a_killed_lxc_ends_the_run_and_leaves_nothing(envkit, before, running):
     os.kill(_child(running.pid), signal.SIGKILL)
-    assert running.wait(30) == 137
+    assert running.wait(PATIENCE) == 137
     assert new_traces(envkit, before) == []
 
 
@@ -201,7 +201,7 @@ def test_a_signal_at_any_moment_leaves_nothing(envkit, before, number):
             time.sleep(step * 0.025)
             process.send_signal(number)
             try:
-                codes.add(process.wait(10))
+                codes.add(process.wait(PATIENCE))
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -241,7 +241,7 @@ def test_eight_runs_at_once_share_the_layers_and_all_succeed(envkit, before):
         assert len(_containers(envkit)) == 8
         # The first to start goes first: the others must not lose the layers with it.
         for process in processes:
-            out, err = process.communicate(b"\n", timeout=60)
+            out, err = process.communicate(b"\n", timeout=PATIENCE)
             assert (process.returncode, out, err) == (0, b"done\n", b"")
     finally:
         for process in processes:
@@ -257,7 +257,7 @@ def test_eight_first_runs_at_once_build_the_images_once(envkit, before, disk):
     env = envkit.saved("fresh", "dd if=/dev/urandom of=/opt/blob bs=1M count=8 2>/dev/null")
     subprocess.run(["rm", "-rf", f"{envkit.root}/cache"], check=True)
     processes = [envkit.start("run", "-e", env, "--", "sha256sum", "/opt/blob") for _ in range(8)]
-    outcomes = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    outcomes = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in processes]
     assert {code for _, _, code in outcomes} == {0}, outcomes
     assert len({out for out, _, _ in outcomes}) == 1
     envkit("cache", "stop").ok()
@@ -273,9 +273,9 @@ def test_a_loop_device_is_gone_after_the_run(envkit, before):
         second = envkit.start(*_WAIT, stdin=subprocess.PIPE, env={"ENVKIT_LOOP": "1"})
         read_until(second.stdout, b"ready\n")
         assert len([line for line in traces(envkit) if line.startswith("loop device")]) == 1
-        assert process.communicate(b"\n", timeout=60)[0] == b"done\n"
+        assert process.communicate(b"\n", timeout=PATIENCE)[0] == b"done\n"
         assert len([line for line in traces(envkit) if line.startswith("loop device")]) == 1
-        assert second.communicate(b"\n", timeout=60)[0] == b"done\n"
+        assert second.communicate(b"\n", timeout=PATIENCE)[0] == b"done\n"
     assert new_traces(envkit, before) == []
 
 
@@ -288,7 +288,7 @@ def test_the_nat_network_of_a_run_is_gone_after_it(envkit, before):
             assert os.path.isdir(f"/sys/class/net/{_device(index)}")
             if end == "kill":
                 process.kill()
-            process.communicate(b"\n" if end == "return" else None, timeout=60)
+            process.communicate(b"\n" if end == "return" else None, timeout=PATIENCE)
         wait_until(lambda: _device(index) is None, "the device goes with the container", patience=5)  # noqa: B023
         envkit("doctor", "--fix")
     assert new_traces(envkit, before) == []
