@@ -443,7 +443,7 @@ class Saving(Scenario):
         return max({*self.saved, *self.taken}) + 1
 
 
-_VOLATILE = ("leases/", "gc/", "clock/", "probe/")
+_VOLATILE = ("leases/", "gc/", "roots/", "clock/", "probe/")
 
 
 def _difference(expected, found):

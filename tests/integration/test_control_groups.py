@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from commandline import Outcome, read_until, wait_until
+from commandline import PATIENCE, Outcome, read_until, wait_until
 
 ROOT = "/sys/fs/cgroup"
 TINY = "base/tiny"
@@ -123,7 +123,7 @@ class Unified:
 
     def run(self, *words):
         with self.start(*words) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         return Outcome(process.returncode, out, err)
 
     def _enter(self):
@@ -177,7 +177,7 @@ def test_in_version_2_the_end_of_the_group_is_that_of_the_container(unified):
             assert process.pid not in map(int, file), "it went into a group of its own"
         with open(f"{group.path}/cgroup.kill", "w", encoding="ascii") as file:
             file.write("1")
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
         wait_until(lambda: not group.members(), "all of it ends")
     group.run("doctor", "--fix")
     assert group.below() == []

@@ -1,12 +1,14 @@
 """The image server as a service of systemd, and what control groups of services and logins do to it and to jobs."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
-from commandline import CHECKOUT, wait_until
+from commandline import CHECKOUT, PATIENCE, read_until, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.lxc, pytest.mark.systemd]
 
@@ -25,12 +27,16 @@ def show(name):
     return systemctl("show", "--property", name, "--value", UNIT)
 
 
-def as_service(envkit, *words):
-    """Run envkit as a service of its own, to its end."""
+def transient(envkit, *words):
+    """Return the command line of a service that lasts as long as its command, which gets envkit's settings."""
     settings = {**envkit._settings, "PYTHONPATH": CHECKOUT}
     variables = [f"--setenv={name}={value}" for name, value in settings.items()]
-    argv = ["systemd-run", "--quiet", "--pipe", "--wait", *variables, *envkit.argv(*words)]
-    done = subprocess.run(argv, capture_output=True, check=False)
+    return ["systemd-run", "--quiet", "--pipe", "--wait", *variables, *words]
+
+
+def as_service(envkit, *words):
+    """Run envkit as a service of its own, to its end."""
+    done = subprocess.run(transient(envkit, *envkit.argv(*words)), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -89,7 +95,7 @@ def started(node):
 
 
 def finished(job):
-    out, err = job.communicate(b"\n", 600)
+    out, err = job.communicate(b"\n", PATIENCE)
     assert (job.returncode, out) == (0, b"9000000\n"), err
 
 
@@ -140,3 +146,20 @@ def test_a_session_outlives_the_service_that_opened_it(node):
     node.inside("work", "echo more >/opt/more").ok()
     assert node.monitor("work") == monitor, "the session had ended with the service"
     node("save", "work", "--as", "other", "--close").ok()
+
+
+def test_a_session_outlives_the_login_that_opened_it(node):
+    """Even one whose processes logind ends, as it does at each logout where KillUserProcesses=yes."""
+    opening = shlex.join(node.argv("create", "work", "--from", "env", "--no-shell"))
+    script = f"{opening} && cat /proc/self/cgroup; read line; echo left"
+    argv = transient(node, "--property=User=root", "--property=PAMName=login", "sh", "-c", script)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(argv, **pipes) as login:
+        (number,) = re.findall(rb"/session-(\w+)\.scope", read_until(login.stdout, b".scope\n"))
+        monitor = node.monitor("work")
+        subprocess.run(["loginctl", "terminate-session", number], check=True)
+        login.wait(PATIENCE)
+        assert login.stdout.read() == b"", "the login ended by itself"
+    node.inside("work", "echo more >/opt/more").ok()
+    assert node.monitor("work") == monitor, "the session had ended with the login"
+    node("close", "work", "--discard").ok()

@@ -10,10 +10,9 @@ import contextlib
 import os
 import socket
 import struct
-import subprocess
 import threading
 
-SECTOR = 512
+from vm.moments import History, copy, lose, put
 
 _OPTION = struct.Struct(">8sII")
 _OPTION_REPLY = struct.Struct(">QIII")
@@ -27,7 +26,6 @@ _ABORT, _INFO, _GO = 2, 6, 7
 _ACK, _EXPORT, _UNSUPPORTED = 1, 3, 0x80000001
 _HAS_FLAGS, _SEND_FLUSH = 1, 4
 _READ, _WRITE, _DISCONNECT, _FLUSH = range(4)
-_KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 class Disk:
@@ -37,6 +35,7 @@ class Disk:
         self.socket = f"{directory}/socket"
         self.lost = self.kept = 0
         """How many unflushed writes the cuts so far took, in part or whole, and how many they left."""
+        self.directory = directory
         self._durable_path = f"{directory}/durable"
         self._seen_path = f"{directory}/seen"
         self._size = size
@@ -44,6 +43,7 @@ class Disk:
         self._pending = []
         self._countdown = 0
         self._due = None
+        self._history = None
         for path in (self._durable_path, self._seen_path):
             with open(path, "wb") as file:
                 file.truncate(size)
@@ -86,33 +86,18 @@ class Disk:
     def cut(self, rng):
         """Lose the power, after the machine was killed: what the next one sees is what this leaves."""
         with self._lock:
-            self._lose(self._durable, rng)
+            lost = lose(self._durable, self._pending, rng)
+            self.lost += lost
+            self.kept += len(self._pending) - lost
             self._pending.clear()
-            _copy(self._durable_path, self._seen_path)
+            self._history = None
+            copy(self._durable_path, self._seen_path)
 
-    def snapshot(self, path, rng):
-        """Write to a new file what a cut at this very moment would leave. The machine waits, and goes on."""
+    def record(self):
+        """Begin to note what is written, until the next cut; return the `History`, which grows meanwhile."""
         with self._lock:
-            _copy(self._durable_path, path)
-            file = os.open(path, os.O_RDWR)
-            try:
-                self._lose(file, rng)
-            finally:
-                os.close(file)
-
-    def _lose(self, file, rng):
-        """Let some of the unflushed writes come through: any of them, and of some only single sectors."""
-        share = rng.choice(_KEPT)
-        for offset, data in self._pending:
-            if rng.random() < share:
-                self.kept += 1
-                _put(file, data, offset)
-                continue
-            self.lost += 1
-            if share and rng.random() < 0.1:
-                for start in range(0, len(data), SECTOR):
-                    if rng.random() < 0.5:
-                        _put(file, data[start : start + SECTOR], offset + start)
+            self._history = History(self._durable_path, self._pending, f"{self.directory}/history")
+            return self._history
 
     def _serve(self):
         while True:
@@ -151,14 +136,18 @@ class Disk:
                 if kind == _READ:
                     data = os.pread(self._seen, length, offset)
                 elif kind == _WRITE:
-                    _put(self._seen, written, offset)
+                    put(self._seen, written, offset)
                     self._pending.append((offset, written))
+                    if self._history is not None:
+                        self._history.wrote(offset, written)
                     self._countdown -= 1
                 else:
                     assert kind == _FLUSH, kind
                     for place, piece in self._pending:
-                        _put(self._durable, piece, place)
+                        put(self._durable, piece, place)
                     self._pending.clear()
+                    if self._history is not None:
+                        self._history.flushed()
                 now = self._countdown <= 0 and self._due
             if now:
                 now()
@@ -178,15 +167,3 @@ def _exactly(connection, count):
             raise ConnectionResetError
         data += piece
     return bytes(data)
-
-
-def _put(file, data, offset):
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(file, view, offset)
-        view, offset = view[done:], offset + done
-
-
-def _copy(source, target):
-    """Copy a file with its holes; into the target's inode, which is open."""
-    subprocess.run(["cp", "--sparse=always", "--", source, target], check=True)

@@ -12,6 +12,7 @@ import select
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from typing import NamedTuple
@@ -19,8 +20,12 @@ from typing import NamedTuple
 from vm.agent import HEADER
 from vm.image import require_programs
 
-BOOT_SECONDS = 300.0
-"""Patience with a boot: half a minute is usual where the processor is emulated."""
+BOOT_SECONDS = 600.0
+"""Patience with a boot: half a minute is usual where the processor is emulated, and has a core of this machine."""
+
+_BOOTS = 2
+"""How often a boot is tried. Emulated processors keep no time while this machine gives them none, and kernels panic or
+hang when the timers that they calibrate do not tick."""
 
 _CONSOLE_LINES = 25
 _ENVIRONMENT = {
@@ -30,10 +35,25 @@ _ENVIRONMENT = {
     "TERM": "dumb",
 }
 _KERNEL = "root=/dev/vda rw console=ttyS0 apparmor=1 security=apparmor panic=-1 quiet loglevel=4"
+# What an emulated processor is slow at and nothing here depends on: clocks other than its own, thunks against
+# speculation, which it does not do, page tables of five levels. And it may miss the first ticks of a timer.
+_EMULATED = "no_timer_check tsc=reliable mitigations=off no5lvl"
+# Nobody logs in where commands come over a port.
+_UNATTENDED = "systemd.mask=serial-getty@ttyS0.service systemd.mask=getty@tty1.service"
+_PANIC = b"Kernel panic"
 
 
 class GuestFailed(Exception):
     """A guest did not boot, or ended before it should: the text has the last lines of its console."""
+
+
+class _Hung(GuestFailed):
+    """A guest was not up in time."""
+
+
+def say(line):
+    """Tell whoever runs this what happens."""
+    print(f"vm: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Outcome(NamedTuple):
@@ -72,6 +92,7 @@ class Guest:
         self._shape = ["-m", str(memory), "-smp", str(processors)]
         self._disks = disks
         self._arguments = arguments
+        self._in_use = image.in_use()
         self._scratch = tempfile.mkdtemp(prefix="envkit-vm-", dir=os.environ.get("ENVKIT_TEST_DIR", "/var/tmp"))
         self._process = None
         self._port = None
@@ -85,17 +106,34 @@ class Guest:
     def __exit__(self, *_):
         self.kill()
         shutil.rmtree(self._scratch)
+        os.close(self._in_use)
 
     @property
     def running(self):
         """Whether the machine is on."""
         return self._process is not None and self._process.poll() is None
 
-    def boot(self, *, patience=BOOT_SECONDS):
+    def boot(self, *, patience=BOOT_SECONDS, attempts=_BOOTS):
         """Switch it on and wait until it takes commands; `state` is then what systemd says of itself.
+
+        A boot that panics or hangs is told and tried again, with the disk as it is: nothing has run yet but the boot. What
+        a broken disk does to a boot, it does each time.
 
         :raises GuestFailed: it did not come so far.
         """
+        for left in range(attempts - 1, -1, -1):
+            before = self._console_size()
+            try:
+                self._boot(patience)
+            except GuestFailed as failure:
+                panicked = self._panicked(before)
+                if left == 0 or not (panicked or isinstance(failure, _Hung)):
+                    raise
+                say(f"the boot {'panicked' if panicked else 'hung'}, tried again: {failure}")
+            else:
+                return
+
+    def _boot(self, patience):
         assert not self.running
         path = f"{self._scratch}/port"
         with contextlib.suppress(FileNotFoundError):
@@ -123,7 +161,7 @@ class Guest:
             kind, payload = self._receive(deadline)
         except TimeoutError:
             self.kill()
-            raise GuestFailed(f"the guest was not up within {patience:.0f} s{self._last_lines()}") from None
+            raise _Hung(f"the guest was not up within {patience:.0f} s{self._last_lines()}") from None
         assert kind == b"r", kind
         self.state = payload.decode()
 
@@ -196,9 +234,11 @@ class Guest:
     def _argv(self, port, console):
         argv = ["setpriv", "--pdeathsig", "KILL", "--"]  # the kernel ends it when this process dies
         argv += ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        argv += ["-machine", "q35", "-accel", _accelerator(), "-cpu", "max"]
+        accelerator, processor, settings = _acceleration()
+        argv += ["-machine", "q35", "-accel", accelerator, "-cpu", processor]
         argv += [*self._shape, *console]
-        argv += ["-kernel", self._image.kernel, "-initrd", self._image.initrd, "-append", _KERNEL]
+        argv += ["-kernel", self._image.kernel, "-initrd", self._image.initrd, "-append"]
+        argv.append(" ".join([_KERNEL, settings, *([] if port is None else [_UNATTENDED])]))
         # The host keeps what a guest has written even when QEMU is killed; it is the guest's own memory that is lost.
         argv += _drive("root", f"{self._scratch}/disk", "format=qcow2,cache=unsafe,discard=unmap")
         for number, path in enumerate(self._disks):
@@ -231,6 +271,17 @@ class Guest:
         with open(f"{self._scratch}/errors", encoding="utf-8", errors="replace") as file:
             return file.read().strip()
 
+    def _console_size(self):
+        return os.stat(self.console).st_size if os.path.exists(self.console) else 0
+
+    def _panicked(self, since):
+        """Whether the kernel gave up after the console had that size."""
+        if self._console_size() <= since:
+            return False
+        with open(self.console, "rb") as file:
+            file.seek(since)
+            return _PANIC in file.read()
+
     def _last_lines(self):
         try:
             with open(self.console, encoding="utf-8", errors="replace") as file:
@@ -240,12 +291,17 @@ class Guest:
         return "; the end of its console:\n" + "\n".join(f"    {line}" for line in lines)
 
 
-def _accelerator():
-    """Return QEMU's accelerator: KVM where the processor has it, not wherever there is a /dev/kvm that some host offers."""
+def _acceleration():
+    """Return QEMU's accelerator, its processor, and what the kernel is told of it.
+
+    It is KVM where the processor has it, not wherever there is a /dev/kvm that some host offers.
+    """
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         flags = next((line.split() for line in file if line.startswith("flags")), [])
-    usable = ("vmx" in flags or "svm" in flags) and os.access("/dev/kvm", os.R_OK | os.W_OK)
-    return "kvm" if usable else "tcg,thread=multi,tb-size=512"
+    if ("vmx" in flags or "svm" in flags) and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "kvm", "max", ""
+    # Programs that may copy bytes by one instruction do; here it is a loop over single bytes.
+    return "tcg,thread=multi,tb-size=512", "max,-erms,-smap", _EMULATED
 
 
 def _drive(name, path, options):

@@ -1,47 +1,44 @@
 """Owns what is tried with power cuts: a guest saves on a disk with a cache, its power goes, and each promise is kept.
 
 A save that was confirmed is whole after the cut, whatever else the disk forgot; nothing has to be repaired, and the next
-save works. That the cuts hurt is shown by files that the guest wrote beside it and did not flush: some of them are gone.
+save works. A cut is looked at in two ways. The guest is killed for real, and its own kernel and envkit find what is left.
+And what was written until then makes many moments at which the power could have gone as well: what each of them leaves
+is mounted on this machine, and judged there (`power_judge.py`).
 """
 
-import hashlib
 import json
 import random
-import subprocess
-from typing import NamedTuple
 
-from commandline import Envkit
-from faults.second_reader import SecondReader, Unreadable
 from vm.guest import GuestFailed
-from vm.power_writer import ENV
+from vm.promises import Promises, Run
 from vm.suite import INSIDE, TINY
+
+from envkit.drivers.subids import container_range
+from envkit.model.idmap import CONTAINER_IDS
+
+ENV = "work"
+BEFORE = "sh -c 'echo before >/opt/before; rm /etc/passwd'"
+"""What is done in the session before all cuts."""
+
+AFTER = "sh -c 'cat /opt/before; test -e /etc/passwd || echo gone; echo again >/opt/again'"
+KEPT = "before\ngone"
+"""What it says after a cut."""
+
+CARELESS = "careless"
+NEVER_SYNCS = (
+    "import sys; from faults import variants; variants.apply('never-syncs')"
+    "; from envkit.__main__ import main; sys.exit(main())"
+)
+"""A program for Python: an envkit that never waits for the disk, the negative control."""
 
 _DEVICE = "/dev/disk/by-id/virtio-cut"
 _PLACE = "/power"
 _SETTINGS = {"ENVKIT_ROOT": f"{_PLACE}/root", "ENVKIT_OWNER": "lab"}
 _ERRORS = "/run/power-writer"
-_FEWEST_SAVES = 2
 _WRITES = 60
 """About as many as a save makes, with those to the journal."""
 
 _SECONDS = 1800
-
-
-class Promises(NamedTuple):
-    """What a guest has said so far: digests of contents, by version and by name of a loose file."""
-
-    saved: dict[str, str]
-    loose: dict[str, str]
-
-    def copy(self):
-        return Promises(dict(self.saved), dict(self.loose))
-
-
-class Snapshot(NamedTuple):
-    """What a cut would have left of the disk, and what had been promised before."""
-
-    path: str
-    promises: Promises
 
 
 class PowerTrial:
@@ -52,6 +49,7 @@ class PowerTrial:
         self._disk = disk
         self._rng = random.Random(seed)
         self._promises = Promises({}, {})
+        self._last = None
         self.cuts = self.loose = self.lost = 0
         """How many cuts were survived, how many loose files there were, how many of them the cuts took."""
 
@@ -68,19 +66,32 @@ class PowerTrial:
 
     def begin(self):
         """Make the file system, a base and a session on the disk, and flush them."""
-        self._run(f"mkfs.ext4 -q {_DEVICE} && mkdir -p {_PLACE} && mount {_DEVICE} {_PLACE}").ok()
+        # The ids of this machine's containers, so that a session can go on here as well.
+        ids = f"root:{container_range()}:{CONTAINER_IDS}"
+        self._run(f"for file in /etc/subuid /etc/subgid; do sed -i '/^root:/d' $file; echo {ids} >>$file; done").ok()
+        # A small journal is gone round many times.
+        make = f"mkfs.ext4 -q -J size=16 {_DEVICE}"
+        self._run(f"{make} && mkdir -p {_PLACE} && mount {_DEVICE} {_PLACE}").ok()
         self._run(TINY).ok()
-        self._run(f"envkit create {ENV} --base tiny --no-shell && sync").ok()
+        self._run(f"envkit create {ENV} --base tiny --no-shell && envkit exec {ENV} -- {BEFORE} && sync").ok()
 
-    def cut(self, *, snapshots=()):
-        """Save until the power goes, between two writes to the disk some time after two saves.
-
-        :param snapshots: paths; at as many such moments before, what a cut would have left is written there.
-        :returns: a `Snapshot` for each.
-        """
-        taken = self._save_until_it_goes(snapshots)
+    def cut(self, *, saves=2):
+        """Save until the power goes, between two writes to the disk some time after so many saves."""
+        self._save_until_it_goes(ENV, "envkit", saves)
         self._disk.cut(self._rng)
-        return taken
+
+    def careless_cut(self, *, saves=2):
+        """The negative control: as `cut`, in an environment of its own, by an envkit that never waits for the disk.
+
+        Only `moments` can be asked for after it, and some of them have to break promises.
+        """
+        self._run(f"envkit create {CARELESS} --base tiny --no-shell && sync").ok()
+        command = f'env PYTHONPATH={INSIDE}:{INSIDE}/tests /opt/envkit/bin/python -c "{NEVER_SYNCS}"'
+        self._save_until_it_goes(CARELESS, command, saves)
+
+    def moments(self, count, path):
+        """Yield so many different `Moment`s before the last cut; see `Run.moments`."""
+        yield from self._last.moments(count, path, self._rng)
 
     def check(self):
         """Boot after a cut and check in the guest that all is there, and that the session goes on.
@@ -91,7 +102,7 @@ class PowerTrial:
         self._run(f"mkdir -p {_PLACE} && mount {_DEVICE} {_PLACE}").ok()
         self._run("envkit verify --data").ok()
         versions = [*self._promises.saved]
-        for version in {*versions[-2:], self._rng.choice(versions)}:
+        for version in {versions[-1], self._rng.choice(versions)}:
             digest = self._run(f"envkit run -e {version} -- sha256sum /opt/file").ok().split()[0]
             assert digest == self._promises.saved[version], f"{version} has another content"
         found = self._run(f"cd {_PLACE}/loose && find * -type f -exec sha256sum {{}} +").ok()
@@ -102,89 +113,31 @@ class PowerTrial:
         self.loose += len(self._promises.loose)
         self._promises.loose.clear()
         self._run(f"rm -rf {_PLACE}/loose").ok()
-        self._run(f"envkit exec {ENV} -- sh -c 'echo again >/opt/again' && envkit save {ENV}").ok()
+        assert self._run(f"envkit exec {ENV} -- {AFTER} && envkit save {ENV} >/dev/null").ok() == KEPT
         troubles = [check for check in json.loads(self._run("envkit doctor --json").ok()) if not check["ok"]]
         assert troubles == [], f"after a cut envkit doctor complains: {troubles}"
 
-    def _save_until_it_goes(self, snapshots):
+    def _save_until_it_goes(self, env, envkit, enough):
         """Run the writer and kill the machine below it."""
-        saves, taken, ends, rest = 0, [], False, b""
+        ends = False
+        run = self._last = Run(self._disk.record(), self._promises)
 
         def listen(piece):
-            nonlocal saves, ends, rest
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                kind, name, digest = line.decode().split(" ")
-                getattr(self._promises, kind)[name] = digest
-                saves += kind == "saved"
-            if not saves or ends or self._disk.waits:
-                return
-            writes = self._rng.randrange(1, _WRITES)
-            if len(taken) < len(snapshots):
-                # What is promised between now and then does not count: it is promised before, or checked later.
-                snapshot = Snapshot(snapshots[len(taken)], self._promises.copy())
-                rng = random.Random(self._rng.random())
-
-                def take():
-                    self._disk.snapshot(snapshot.path, rng)
-                    taken.append(snapshot)
-
-                self._disk.after(writes, take)
-            elif saves >= _FEWEST_SAVES:
+            nonlocal ends
+            run.hear(piece)
+            if run.saves >= enough and not ends:
                 ends = True
-                self._disk.after(writes, self._guest.cut)
+                self._disk.after(self._rng.randrange(1, _WRITES), self._guest.cut)
 
         # Its errors go to a file, since both streams would come here.
-        writer = f"python3 {INSIDE}/tests/vm/power_writer.py {_PLACE}/loose 2>{_ERRORS}; cat {_ERRORS} >&2; exit 1"
+        writer = f"python3 {INSIDE}/tests/vm/power_writer.py {env} {_PLACE}/loose {envkit}"
         try:
-            outcome = self._run(writer, output=listen)
+            outcome = self._run(f"{writer} 2>{_ERRORS}; cat {_ERRORS} >&2; exit 1", output=listen)
         except GuestFailed:
             assert ends, "the guest ended by itself"
         else:
             raise AssertionError(f"the writer ended: {outcome.err.decode()}")
         self._guest.kill()
-        return taken
 
     def _run(self, script, **options):
         return self._guest.sh(script, env=_SETTINGS, timeout=_SECONDS, **options)
-
-
-def check_snapshot(snapshot, directory):
-    """Mount what a cut would have left, on this machine; return how many loose files are lost.
-
-    :param directory: an empty one, to mount it on.
-    :raises AssertionError: a promise was broken.
-    """
-    subprocess.run(["mount", "-o", "loop", snapshot.path, directory], check=True)
-    envkit = Envkit(f"{directory}/root")
-    try:
-        envkit("verify", "--data").ok()
-        reader = SecondReader(f"{directory}/root/store")
-        try:
-            versions = reader.versions()["lab/" + ENV] if snapshot.promises.saved else {}
-        except (Unreadable, KeyError) as error:
-            raise AssertionError(f"the store is not whole: {error!r}") from error
-        for name, digest in snapshot.promises.saved.items():
-            number = int(name.rpartition("@")[2])
-            assert number in versions, f"{name} is gone"
-            content = next(
-                items[b"opt/file"].content
-                for items in (reader.layer(layer["tree"]) for layer in reversed(versions[number]["layers"]))
-                if b"opt/file" in items
-            )
-            assert hashlib.sha256(content).hexdigest() == digest, f"{name} has another content"
-        with envkit.session("next", script="echo next >/opt/next"):
-            envkit("save", "next").ok()
-        envkit("verify", "--data").ok()
-        lost = 0
-        for name, digest in snapshot.promises.loose.items():
-            try:
-                with open(f"{directory}/loose/{name}", "rb") as file:
-                    lost += hashlib.sha256(file.read()).hexdigest() != digest
-            except FileNotFoundError:
-                lost += 1
-        return lost
-    finally:
-        # An image server has mounts of its own, and would keep this one after its end here.
-        envkit("cache", "stop", "--force")
-        subprocess.run(["umount", directory], check=True)

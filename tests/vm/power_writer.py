@@ -1,7 +1,10 @@
 """Runs inside a guest, until its power goes: saves an environment again and again, and says so once it is done.
 
+    power_writer.py ENV DIRECTORY COMMAND...    COMMAND is envkit's
+
 A line `saved ENV@V DIGEST` is promised to be true for ever: that version is there, and /opt/file in it has this SHA-256.
-A line `loose NAME DIGEST` is the negative control: a file of this name was written, and nobody saw to it that it stays.
+A line `loose NAME DIGEST` is a negative control: a file of this name was written into DIRECTORY, and nobody saw to it that
+it stays.
 """
 
 import hashlib
@@ -13,7 +16,6 @@ import sys
 import threading
 import time
 
-ENV = "work"
 _MEDIUM = 300_000
 _FILL = """
 cat >/opt/file
@@ -24,14 +26,14 @@ for number in 1 2 3 4 5 6 7 8 9; do echo "$1 $number" >/opt/many/$number; done
 
 
 def main():
-    """Save for ever; the only word is the directory of the loose files."""
-    directory = sys.argv[1]
+    """Save for ever."""
+    env, directory, *envkit = sys.argv[1:]
     os.makedirs(directory, exist_ok=True)
     threading.Thread(target=loose, args=[directory], daemon=True).start()
     for number in itertools.count():
         content = random.randbytes(random.randrange(_MEDIUM))
-        subprocess.run(["envkit", "exec", ENV, "--", "sh", "-c", _FILL, "sh", str(number)], input=content, check=True)
-        version = subprocess.run(["envkit", "save", ENV], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        subprocess.run([*envkit, "exec", env, "--", "sh", "-c", _FILL, "sh", str(number)], input=content, check=True)
+        version = subprocess.run([*envkit, "save", env], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
         say("saved", version, content)
 
 

@@ -4,8 +4,7 @@ import io
 import json
 import sys
 
-from vm import agent, image, releases
-from vm.releases import RELEASES
+from vm import agent, releases
 
 
 class Host(io.BytesIO):
@@ -53,14 +52,6 @@ def test_a_command_that_takes_too_long_is_killed_with_all_that_it_started():
 
 def test_what_a_command_leaves_running_does_not_hold_its_end_up():
     assert said("/bin/sh", "-c", "sleep 20 & exit 3")[2] == b"3"
-
-
-def test_an_image_depends_on_what_it_is_made_of(monkeypatch):
-    twelve = image.digest(RELEASES["12"])
-    assert twelve == image.digest(RELEASES["12"])
-    assert twelve != image.digest(RELEASES["13"])
-    monkeypatch.setattr(releases, "SYSTEM", (*releases.SYSTEM, "vim"))
-    assert twelve != image.digest(RELEASES["12"])
 
 
 def test_a_guest_has_what_provision_installs():
