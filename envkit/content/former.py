@@ -2,13 +2,15 @@
 
 Where FastCDC cuts depends on the bytes from the last cut up to the first one behind the new cut, and on nothing else.
 So where a chunk and the next one are where they were, byte for byte, so is the cut between them, and neither need be
-cut again. Comparing digests takes less than cutting and hashing, and all cores do it.
+cut again. Comparing digests takes less than cutting and hashing, and all cores do it, beside a thread that runs Python.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
 from envkit.model.tree import Chunk, Entry, Segment
 
@@ -17,6 +19,47 @@ _PATIENCE = 16  # batches without a chunk in its place, after which the rest is 
 _WORTH = 8  # largest chunks: going on behind fewer bytes than this costs more than they do
 
 Read = Callable[[Entry, int], Iterable[tuple[int, bytes]]]
+
+
+class Comparison:
+    """Files that are compared with what they were while other work is done; a context manager.
+
+    :param chunks: the table of when they were cut.
+    :param read: see `find_kept`.
+    :param most: size in bytes of the largest chunk.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], read: Read, *, most: int) -> None:
+        self._chunks = chunks
+        self._source = read
+        self._most = most
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="envkit-compare")
+        self._found: dict[bytes, Future[dict[int, Segment]]] = {}
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, entry: Entry, former: Sequence[Segment]) -> None:
+        """Have a file compared with where its bytes were; files take turns."""
+        found = self._pool.submit(find_kept, entry, former, self._chunks, self._read, most=self._most)
+        self._found[entry.path] = found
+
+    def kept(self, entry: Entry) -> dict[int, Segment]:
+        """Return what `find_kept` does, when it is done, and raise what reading has raised; nothing of other files."""
+        found = self._found.get(entry.path)
+        return {} if found is None else found.result()
+
+    def _read(self, entry: Entry, start: int) -> Iterable[tuple[int, bytes]]:
+        if self._ended:
+            raise CancelledError
+        return self._source(entry, start)
 
 
 def find_kept(

@@ -22,8 +22,8 @@ from typing import Self
 from envkit.content import frame
 from envkit.model.tree import Chunk
 
-PACK_TARGET = 24 << 20
-"""A pack is full with this many bytes, so with the last chunk it stays below 32 MiB."""
+PACK_TARGET = 16 << 20
+"""A pack is full with this many bytes; with its last chunk it stays below 18 MiB. Three of them are in memory."""
 _UPLOADS = 2
 _PATIENCE = 3.0  # seconds for uploads under way when the work is interrupted
 _BATCH = 1 << 20  # bytes of chunks that go through a thread together: handing over costs as much as hashing 100 kB
@@ -78,7 +78,7 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Takes chunks one by one. Memory is bounded: about 110 MB.
+    """Takes chunks one by one. Memory is bounded: about 80 MB.
 
     A context manager that ends its threads: who leaves it without an error has everything stored.
     """

@@ -68,6 +68,13 @@ class Unchanged:
     files: Mapping[bytes, tuple[Segment, ...]] = field(default_factory=dict)
     former: Mapping[bytes, tuple[Segment, ...]] = field(default_factory=dict)
 
+    def without(self, replaced: Collection[bytes]) -> "Unchanged":
+        """Return the same but for files of which something else is stored, by path."""
+        if self.files.keys().isdisjoint(replaced):
+            return self
+        files = {path: segments for path, segments in self.files.items() if path not in replaced}
+        return Unchanged(self.chunks, files, self.former)
+
 
 NOTHING = Unchanged()
 
@@ -82,10 +89,8 @@ def read_notes(context: Context, session: Session) -> Notes:
         return Notes()
 
 
-def recall(
-    context: Context, session: Session, scan: Scan, *, replaced: Collection[bytes], notes: Notes | None = None
-) -> Unchanged:
-    """Return which scanned files need not be read, and what others were; `replaced` are stored otherwise, by path."""
+def recall(context: Context, session: Session, scan: Scan, *, notes: Notes | None = None) -> Unchanged:
+    """Return which scanned files need not be read, and what others were."""
     notes = notes or read_notes(context, session)
     if notes.sizes != astuple(DEFAULT_SIZES):
         return NOTHING
@@ -98,7 +103,7 @@ def recall(
         for entry, stamp in zip(before, notes.stamps, strict=True):
             path = entry.path
             found = scanned(path)
-            if found is None or path in replaced:
+            if found is None:
                 continue
             inode, size, _, ctime_ns = found
             if stamp == (inode, ctime_ns) and size == entry.size and stamp != _AGAIN:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from envkit.content.chunker import DEFAULT_SIZES
+from envkit.content.former import Comparison
 from envkit.drivers import cgroup, libc
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
@@ -21,7 +23,7 @@ from envkit.model.ids import EnvName, EnvRef
 from envkit.model.interruption import remains
 from envkit.model.needs import Needs, together
 from envkit.model.session import Pending, Saved, Session
-from envkit.model.tree import Entry
+from envkit.model.tree import Entry, Kind, Segment
 from envkit.model.version import Finding, LayerRef, Report, Version, VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import container_name
@@ -31,7 +33,7 @@ from envkit.sanitize import Allow
 from envkit.services.cleaning import Cleaned, clean, fingerprint, scanned_as
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
-from envkit.services.memory import Notes, read_notes, recall, remember
+from envkit.services.memory import Notes, Unchanged, read_notes, recall, remember
 from envkit.services.publishing import Writer, writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
@@ -83,13 +85,15 @@ def save(
                 found = notes.outcome(scanned)
                 if other is None and session.saved is not None and found and session.saved.is_of(found):
                     return _unchanged(context, session, session.saved)
-                cleaned = clean(context, session, scan, waivers)
-                found = fingerprint(scan, cleaned)
-                if other is None and session.saved is not None and session.saved.is_of(found):
-                    return _unchanged(context, session, session.saved)
-                unchanged = recall(context, session, scan, replaced=cleaned.contents, notes=notes)
-                read = partial(cleaned.open, scan)
-                layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged)
+                before = recall(context, session, scan, notes=notes)
+                with _compared(before, scan) as comparison:  # meanwhile
+                    cleaned = clean(context, session, scan, waivers)
+                    found = fingerprint(scan, cleaned)
+                    if other is None and session.saved is not None and session.saved.is_of(found):
+                        return _unchanged(context, session, session.saved)
+                    read, in_place = partial(cleaned.open, scan), partial(_kept, comparison, cleaned)
+                    unchanged = before.without(cleaned.contents)
+                    layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged, kept=in_place)
                 needs = together([session.needs, _needs(context, session, scan, cleaned)])
                 files, edited = cleaned.files, cleaned.contents
                 remember(context, session, scan, layer.tree, files, replaced=edited, scanned=scanned, stored=found)
@@ -120,6 +124,20 @@ def save(
 def _unchanged(context: Context, session: Session, saved: Saved) -> SaveResult:
     version = versions.load(context.store, session.env, saved.number)
     return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
+
+
+def _compared(before: Unchanged, scan: Scan) -> Comparison:
+    """Have the large files that may have changed compared with what they were."""
+    comparison = Comparison(before.chunks, scan.open, most=DEFAULT_SIZES.most)
+    for entry in scan.entries if before.former else ():
+        former = before.former.get(entry.path)
+        if former and entry.kind is Kind.FILE:
+            comparison.begin(entry, former)
+    return comparison
+
+
+def _kept(comparison: Comparison, cleaned: Cleaned, entry: Entry) -> dict[int, Segment]:
+    return {} if entry.path in cleaned.contents else comparison.kept(entry)
 
 
 def _other_name(context: Context, session: Session, text: str) -> EnvName:

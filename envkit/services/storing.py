@@ -8,8 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from envkit.content import treefile
-from envkit.content.chunker import DEFAULT_SIZES, Content, Read, chunk_files, renumber
-from envkit.content.former import find_kept
+from envkit.content.chunker import Content, Read, chunk_files, renumber
 from envkit.content.pack import PackWriter
 from envkit.drivers.allocator import keep_freed_memory
 from envkit.drivers.crash import crash_point
@@ -31,31 +30,44 @@ from envkit.store.open import read_format
 
 logger = logging.getLogger(__name__)
 
+Kept = Callable[[Entry], Mapping[int, Segment]]
+
 # `Kind.FILE` is a slow look-up in Python 3.11.
 _FILE = Kind.FILE
 
 
+def _nothing_kept(_entry: Entry) -> Mapping[int, Segment]:
+    return {}
+
+
 def store_layer(
-    context: Context, writer: Writer, entries: Sequence[Entry], read: Read, *, unchanged: Unchanged = NOTHING
+    context: Context,
+    writer: Writer,
+    entries: Sequence[Entry],
+    read: Read,
+    *,
+    unchanged: Unchanged = NOTHING,
+    kept: Kept = _nothing_kept,
 ) -> LayerRef:
     """Store a layer; on return it is durable, and everything that it refers to is known to be there.
 
     :param entries: in canonical order, files without segments.
     :param read: gives a file's data as (start, bytes), without its holes; asked a second time where notes on what the
-        store has turn out to be wrong, and from other places on, from any thread, for what `unchanged` has as former.
+        store has turn out to be wrong.
     :param unchanged: files that need not be read.
+    :param kept: what large files that were changed have in common with what they were, in the chunks of `unchanged`.
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
     keep_freed_memory()
     with ChunkIndex(context.paths.index, read_format(writer.store).id) as index:
         learn_new_trees(context, writer.store, index)
         try:
-            return _store(context, writer, index, entries, read, unchanged)
+            return _store(context, writer, index, entries, read, unchanged, kept)
         except PacksMissing as error:
             # Usual after a collection: this machine's notes still name what it deleted.
             logger.warning("storing again what %d packs of the store had that are gone", len(error.digests))
             index.forget(bytes.fromhex(digest) for digest in error.digests)
-            return _store(context, writer, index, entries, read, NOTHING)
+            return _store(context, writer, index, entries, read, NOTHING, _nothing_kept)
 
 
 def _store(
@@ -65,6 +77,7 @@ def _store(
     entries: Sequence[Entry],
     read: Read,
     unchanged: Unchanged,
+    kept: Kept,
 ) -> LayerRef:
     store = writer.store
     total = sum(entry.size for entry in entries if entry.kind is _FILE and entry.path not in unchanged.files)
@@ -75,7 +88,7 @@ def _store(
         context.progress.step("storing", unit="bytes") as upload,
         PackWriter(_putter(store, sent, upload), known=_finder(writer, index), epoch=writer.epoch) as packs,
     ):
-        memo = _Memo(unchanged, writer, packs, read, step)
+        memo = _Memo(unchanged, kept, writer, packs, step)
         segmented = list(chunk_files(entries, _counted(read, step.advance), packs.add, memo=memo))
         packed = packs.finish()
         renumber(segmented, packed.numbers)
@@ -141,9 +154,9 @@ def learn_new_trees(context: Context, store: Store, index: ChunkIndex) -> None:
 class _Memo:
     """A `content.chunker.Memo` of files that are in the store; `step` is told of what need not be read again."""
 
-    def __init__(self, unchanged: Unchanged, writer: Writer, packs: PackWriter, read: Read, step: Step) -> None:
+    def __init__(self, unchanged: Unchanged, kept: Kept, writer: Writer, packs: PackWriter, step: Step) -> None:
         self._files = unchanged.files
-        self._former = unchanged.former
+        self._kept = kept
         self._chunks = unchanged.chunks
         packed = {chunk.pack: chunk for chunk in unchanged.chunks}
         usable = {pack for pack, chunk in packed.items() if writer.may_reuse(chunk)}
@@ -151,7 +164,6 @@ class _Memo:
         self._all_usable = all(self._usable)
         self._packs = packs
         self._places: list[int | None] = [None] * len(unchanged.chunks)
-        self._read = read
         self._step = step
 
     def recall(self, entry: Entry) -> tuple[Segment, ...] | None:
@@ -174,8 +186,7 @@ class _Memo:
 
     def kept(self, entry: Entry) -> Mapping[int, Segment]:
         """Return what a file has in common with what it was, but for what is about to be collected."""
-        former = [segment for segment in self._former.get(entry.path, ()) if self._usable[segment.chunk]]
-        kept = find_kept(entry, former, self._chunks, self._read, most=DEFAULT_SIZES.most) if former else {}
+        kept = {start: segment for start, segment in self._kept(entry).items() if self._usable[segment.chunk]}
         self._step.advance(sum(segment.length for segment in kept.values()))
         return kept
 

@@ -4,12 +4,13 @@ import itertools
 import os
 import random
 import shutil
-import threading
 import time
 
 import pytest
 
 from envkit.config.model import Config
+from envkit.content.chunker import DEFAULT_SIZES
+from envkit.content.former import Comparison
 from envkit.model.ids import EnvName
 from envkit.model.session import Session
 from envkit.model.tree import Kind
@@ -170,9 +171,9 @@ def test_files_that_did_not_change_are_recalled_and_others_are_not(tmp_path):
     (root / "b").write_bytes(b"x" * 100)
     os.utime(root / "b", ns=(1, 1))
     with scan_directory(str(root)) as scan:
-        found = memory.recall(context, session, scan, replaced=[])
+        found = memory.recall(context, session, scan)
         assert sorted(found.files) == [b"a", b"c"]
-        assert sorted(memory.recall(context, session, scan, replaced=[b"c"]).files) == [b"a"]
+        assert sorted(found.without([b"c"]).files) == [b"a"]
     assert [segment.length for segment in found.files[b"c"]] == [100]
 
 
@@ -193,12 +194,15 @@ def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
 
         def opened(entry, start=0):
             for begin, data in scan.open(entry, start):
-                if threading.current_thread() is threading.main_thread():
-                    read.append(len(data))
+                read.append(len(data))
                 yield begin, data
 
-        unchanged = memory.recall(context, session, scan, replaced=[]) if known else memory.NOTHING
-        layer = store_layer(context, writer, scan.entries, opened, unchanged=unchanged)
+        unchanged = memory.recall(context, session, scan) if known else memory.NOTHING
+        with Comparison(unchanged.chunks, scan.open, most=DEFAULT_SIZES.most) as comparison:
+            for entry in scan.entries:
+                if entry.path in unchanged.former:
+                    comparison.begin(entry, unchanged.former[entry.path])
+            layer = store_layer(context, writer, scan.entries, opened, unchanged=unchanged, kept=comparison.kept)
     assert (sum(read) < 12 << 20) is known, "cutting read more than the beginning and what surrounds the change"
     assert layer.tree == _stored(context, root)
     with open(root / "large", "rb") as file:
@@ -214,7 +218,7 @@ def test_files_written_within_a_tick_of_the_clock_are_read_again(tmp_path):
     with scan_directory(str(root)) as scan:
         scan.began_ns = scan.stamp(b"a")[1] + 1_000_000
         memory.remember(context, session, scan, tree, [b"a"], replaced=[])
-        assert memory.recall(context, session, scan, replaced=[]).files == {}
+        assert memory.recall(context, session, scan).files == {}
 
 
 def test_what_was_stored_of_a_scan_is_remembered_if_its_files_cannot_change_unseen(tmp_path):

@@ -1,16 +1,19 @@
 """What is kept of a changed file is exactly what cutting it again would give."""
 
 import hashlib
+import os
 import random
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pyfastcdc import FastCDC
 
 from envkit.content.chunker import Sizes, chunk_files
 from envkit.content.errors import ContentChanged
-from envkit.content.former import find_kept
+from envkit.content.former import Comparison, find_kept
 from envkit.model.tree import Chunk, Entry, Kind
 
 TINY = Sizes(small=600, least=256, usual=512, most=1024, spread=300)
@@ -237,3 +240,47 @@ def test_a_file_that_is_written_to_meanwhile_is_noticed():
     entry = Entry(b"file", Kind.FILE, size=SIZE)
     with pytest.raises(ContentChanged, match="/file changed"):
         list(chunk_files([entry], read, memo.put, sizes=TINY, memo=memo))
+
+
+def test_comparisons_in_the_background_find_the_same(tmp_path):
+    data = random.Random(1).randbytes(SIZE)
+    before = Before(data)
+    entry = replace(before.entry, path=b"other")
+    with Comparison(before.table, before.reader(data), most=TINY.most) as comparison:
+        comparison.begin(before.entry, before.entry.segments)
+        assert comparison.kept(entry) == {}
+        found = comparison.kept(before.entry)
+    assert found == find_kept(before.entry, before.entry.segments, before.table, before.reader(data), most=TINY.most)
+    assert len(found) > 10
+
+
+def test_what_reading_raises_in_the_background_comes_out_with_the_file():
+    def unreadable(entry, start=0):
+        raise ContentChanged(entry.path)
+
+    before = Before(random.Random(1).randbytes(SIZE))
+    with Comparison(before.table, unreadable, most=TINY.most) as comparison:
+        comparison.begin(before.entry, before.entry.segments)
+        with pytest.raises(ContentChanged):
+            comparison.kept(before.entry)
+
+
+def test_a_comparison_that_is_left_reads_no_further():
+    data = random.Random(1).randbytes(1 << 20)
+    before = Before(data)
+    begun, go_on, read = threading.Event(), threading.Event(), []
+
+    def slowly(entry, start=0):
+        read.append(start)
+        begun.set()
+        assert go_on.wait(30)
+        return pieces_of(data, start)
+
+    entries = [replace(before.entry, path=path) for path in (b"a", b"b")]
+    with Comparison(before.table, slowly, most=TINY.most) as comparison:
+        for entry in entries:
+            comparison.begin(entry, before.entry.segments)
+        assert begun.wait(30)
+        comparison._ended = True
+        go_on.set()
+    assert len(read) <= 2 * min(8, len(os.sched_getaffinity(0)))
