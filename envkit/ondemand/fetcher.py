@@ -164,14 +164,14 @@ class Fetcher:
             self._write(self._waiters_of(item), FetcherClosed(str(item)))
 
     def _limit(self, waiter: Waiter, priority: Priority) -> None:
-        """Give somebody the time from now that goes with a priority, never more than they had."""
+        """Give somebody the time from now that goes with a priority, less in an outage, never more than they had."""
         kind = min(priority, len(PATIENCE) - 1)
-        deadline = time.monotonic() + PATIENCE[kind]
+        deadline = time.monotonic() + (patience := self.link.patience(PATIENCE[kind]))
         if deadline < waiter.deadline:
             for asked in self._asked:
                 asked.pop(waiter, None)
             waiter.deadline = deadline
-            self._asked[kind][waiter] = PATIENCE[kind]
+            self._asked[kind][waiter] = round(patience, 1)
             if deadline < self._wakes:
                 self._wake_watchdog()
 
@@ -270,8 +270,8 @@ class Fetcher:
     def _pause(self, item: Item) -> None:
         first, longest = _PAUSES
         seconds = random.uniform(0.5, 1) * min(longest, first * 2.0 ** min(item.tries, 10))  # noqa: S311
-        item.tries += 1
-        item.alone = True
+        item.tries, item.alone = item.tries + 1, True
+        self.link.failed()
         self._counts["retries"][item.priority] += 1
         self._number += 1
         heapq.heappush(self._pauses, (time.monotonic() + seconds, self._number, item))

@@ -12,6 +12,7 @@ from envkit.content.errors import DamagedChunk
 from envkit.content.pack import PackWriter
 from envkit.errors import EnvkitError
 from envkit.ondemand import fetcher as module
+from envkit.ondemand import link as link_module
 from envkit.ondemand.fetch_errors import FetcherClosed, FetchFailed, FetchTimeout, Forgotten
 from envkit.ondemand.fetcher import Fetcher, Priority, Source
 from envkit.ondemand.link import Link
@@ -502,6 +503,27 @@ def test_a_store_that_hangs_keeps_nobody(world, impatient, monkeypatch):
     assert fetcher._lost == 0
     assert settled(fetcher).in_flight == 0
     assert len(demand.calls) == len(background.calls) == 1
+
+
+@pytest.mark.parametrize("answers_meanwhile", [False, True])
+def test_who_comes_late_into_an_outage_waits_for_less(world, impatient, monkeypatch, answers_meanwhile):
+    monkeypatch.setattr(link_module, "_LATE", 0.01)
+    first, second, third = world.pack(noise(3, size=200 << 10))
+    fetcher = world.fetcher(connections=1)
+
+    def away(*_):
+        raise StoreUnreadable("here", "it is away")
+
+    fine, world.troubled.trouble = world.troubled.trouble, away
+    (early,) = ask(fetcher, world, [first])
+    assert early.result().seconds == 0.4
+    if answers_meanwhile:
+        world.troubled.trouble = fine
+        assert isinstance(ask(fetcher, world, [third])[0].result(), bytes)
+        world.troubled.trouble = away
+    (late,) = ask(fetcher, world, [second])
+    assert isinstance(late.result(), FetchTimeout)
+    assert late.result().seconds == (0.4 if answers_meanwhile else 0.0)
 
 
 def test_a_store_that_always_hangs_does_not_collect_threads(world, monkeypatch):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from envkit.ondemand import link as module
 from envkit.ondemand.link import BANDWIDTH, ROUND_TRIP, Link
 
 LINKS = [(0.020, 125e6), (0.001, 312e6), (0.040, 12.5e6), (0.200, 125e6), (0.000_2, 1.25e9), (0.100, 1e6)]
@@ -82,3 +83,20 @@ def test_nonsense_is_not_believed():
 )
 def test_a_gap_costs_at_most_half_a_round_trip(round_trip, bandwidth, gap):
     assert Link(round_trip, bandwidth).gap == gap
+
+
+def test_patience_is_for_an_outage_and_not_for_each_who_comes_into_it(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    link = Link()
+    assert link.patience(60) == 60
+    link.failed()
+    assert link.patience(60) == 60
+    clock[0] += 45
+    link.failed()
+    assert link.patience(60) == 15
+    clock[0] += 1000
+    assert link.patience(60) == 10
+    assert link.patience(4) == 4
+    link.observe(1000, 0.1, 1)
+    assert link.patience(60) == 60
