@@ -91,6 +91,7 @@ def test_the_checker_sees_what_is_left(envkit, before):
         next(path for path in (f"{cgroup.ROOT}/pids", cgroup.ROOT) if os.path.isdir(path))
         + f"/lxc.payload.envkit-x{os.getpid()}"
     )
+    instance = f"{envkit.root}/runs/x{os.getpid()}"
     place, image = f"{envkit.root}/planted", f"{envkit.root}/planted.img"
     with contextlib.ExitStack() as cleanup:
 
@@ -118,7 +119,11 @@ def test_the_checker_sees_what_is_left(envkit, before):
             script = f"mount -t tmpfs planted {place} && exec sleep 1000"
             plant("process", lambda: start("/bin/sleep", "1000"), stop)
             plant("process", lambda: start("unshare", "-m", "sh", "-c", script), stop)
+            os.mkdir(instance)  # the record of it, without which another lane's it might be
+            before.add(f"directory {instance}")
             plant("control group", lambda: os.mkdir(group), lambda _: os.rmdir(group))
+            os.rmdir(instance)
+            before.remove(f"directory {instance}")
             plant("directory", lambda: os.mkdir(f"{envkit.root}/runs/x"), lambda _: os.rmdir(f"{envkit.root}/runs/x"))
             plant("loop device", touch, lambda device: _run("losetup", "-d", device))
             veth = (f"envkit-x{os.getpid()}", "type", "veth", "peer", "name", f"peer-{os.getpid()}")

@@ -186,7 +186,7 @@ def test_ctrl_c_ends_the_wait_for_a_silent_server(other):
             process.send_signal(signal.SIGINT)
             started = time.monotonic()
             _, err = process.communicate(timeout=60)
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 30  # whoever waits for the server waits for a minute
     assert process.returncode == 130
     assert b"Traceback" not in err
 

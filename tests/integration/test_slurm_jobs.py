@@ -110,7 +110,8 @@ def test_what_was_ended_before_it_began_stays_so(alice, cluster):
     gate = alice.submit("--", "sleep", "100")
     array = alice.submit("--depends-on", gate, "--array", "0-2", "--", "true")
     alice("kill", f"{array}_1").ok()
-    assert alice.states(array) == {f"{array}_0": "waiting", f"{array}_1": "killed", f"{array}_2": "waiting"}
+    left = {f"{array}_0": "waiting", f"{array}_1": "killed", f"{array}_2": "waiting"}
+    until(lambda: alice.states(array) == left, "Slurm to look at the dependency")
     alice("kill", array, gate).ok()
     with forgetful(cluster):
         until(lambda: not cluster.run("squeue", "-h", "-t", "all", "-j", array, check=False).stdout, "Slurm to forget")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 
 import pytest
+from commandline import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.lxc]
 
@@ -94,7 +95,10 @@ def damage(node, kind, how):
 
 
 def forget_caches(node):
-    subprocess.run(["rm", "-rf", f"{node.root}/cache"], check=True)
+    def gone():
+        return subprocess.run(["rm", "-rf", f"{node.root}/cache"], check=False).returncode == 0
+
+    wait_until(gone, "the image server makes no new files in the cache")
 
 
 @pytest.mark.parametrize("how", CHANGES)
