@@ -151,8 +151,8 @@ class DirectoryStore(Store):
                 if child is None:
                     yield None
                     return
-                os.close(fd)
-                fd = child
+                fd, parent = child, fd  # first: a signal may come in between, and nothing is closed twice
+                os.close(parent)
             yield fd
         finally:
             os.close(fd)

@@ -1,5 +1,6 @@
 """What a layer needs of the CPU and of MPI: programs of packages are believed to choose, those compiled here are not."""
 
+import itertools
 import os
 
 import pytest
@@ -9,6 +10,7 @@ from envkit.model.needs import NOTHING, Needs
 from envkit.model.tree import Entry, Kind
 from envkit.services.building import layer_needs
 
+_numbers = itertools.count()
 FAST = program(PLAIN * 50 + CODE["avx512f"] * 20)
 
 
@@ -18,7 +20,7 @@ class Layer:
     def __init__(self, directory, files, *, mode=0o755):
         self.files = files
         self.mode = mode
-        self.notes = f"{directory}/needs-{id(self)}"
+        self.notes = f"{directory}/needs-{next(_numbers)}"
         self.reads = []
         self.stamps = dict.fromkeys(files, (1, 1))
 
