@@ -24,20 +24,25 @@ def name():
     return f"save-{next(_numbers)}"
 
 
+def _files(store):
+    """Return the paths of all objects of a store."""
+    return [f"{place}/{entry}" for place, _, names in os.walk(store) for entry in names]
+
+
 def _objects(store):
-    """Return every object of a store, with its size and time."""
+    """Return every object of a store, with its size and time; without start packs, which earlier runs may yet send."""
     found = {}
-    for place, _, names in os.walk(store):
-        for entry in names:
-            status = os.stat(f"{place}/{entry}")
-            found[f"{place}/{entry}"] = (status.st_size, status.st_mtime_ns)
+    for path in _files(store):
+        if not path.startswith(f"{store}/starts/"):
+            status = os.stat(path)
+            found[path] = (status.st_size, status.st_mtime_ns)
     return found
 
 
 def _plain(store):
     """Return all that a store holds, unpacked: bytes by object."""
     found = {}
-    for path in _objects(store):
+    for path in _files(store):
         with open(path, "rb") as file:
             data = file.read()
         if data.startswith((b"\x28\xb5\x2f\xfd", b"\x5e\x2a\x4d\x18")):
