@@ -13,6 +13,7 @@ import tempfile
 from typing import NamedTuple
 
 import pytest
+from gates import skip_or_fail
 from hypothesis import HealthCheck, settings
 from s3_support import racy_s3, s3  # noqa: F401  # here, so that all tests share one server
 from slurm_cluster import lack_of_slurm
@@ -139,10 +140,9 @@ def pytest_runtest_setup(item):
         missing = lack(marker.name)
         if missing is None:
             continue
-        strict = item.config.getoption("--no-skip-gated") or os.environ.get("CI")
-        if strict and not missing.kernel:
-            pytest.fail(f"cannot run here, and must not be skipped: {missing.reason}", pytrace=False)
-        pytest.skip(missing.reason)
+        if missing.kernel:
+            pytest.skip(missing.reason)
+        skip_or_fail(item.config, missing.reason)
 
 
 @pytest.fixture(autouse=True)

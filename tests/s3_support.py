@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from gates import skip_or_fail
 
 from envkit.store.open import init_store
 from envkit.store.settings import StoreSettings
@@ -115,18 +116,16 @@ def running_server(*options):
         shutil.rmtree(directory)
 
 
-def _skip_or_fail(config):
+def _need_server(config):
     missing = lack_of_server()
     if missing is not None:
-        if os.environ.get("CI") or config.getoption("--no-skip-gated", default=False):
-            pytest.fail(f"cannot run here, and must not be skipped: {missing}", pytrace=False)
-        pytest.skip(missing)
+        skip_or_fail(config, missing)
 
 
 @pytest.fixture(scope="session")
 def s3(pytestconfig):
     """The server that tests share."""
-    _skip_or_fail(pytestconfig)
+    _need_server(pytestconfig)
     with running_server() as server:
         yield server
 
@@ -134,6 +133,6 @@ def s3(pytestconfig):
 @pytest.fixture(scope="session")
 def racy_s3(pytestconfig):
     """A server on which two writers at once can both win."""
-    _skip_or_fail(pytestconfig)
+    _need_server(pytestconfig)
     with running_server("--racy") as server:
         yield server

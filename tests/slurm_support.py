@@ -2,10 +2,10 @@
 
 import json
 import os
-import time
 
 import pytest
-from commandline import Outcome
+from commandline import Outcome, wait_until
+from gates import skip_or_fail
 from slurm_cluster import PATIENCE, lack_of_slurm, running_cluster
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -16,9 +16,7 @@ def slurm(pytestconfig):
     """The cluster that tests share: four nodes with four CPUs each."""
     missing = lack_of_slurm()
     if missing is not None:
-        if os.environ.get("CI") or pytestconfig.getoption("--no-skip-gated", default=False):
-            pytest.fail(f"cannot run here, and must not be skipped: {missing}", pytrace=False)
-        pytest.skip(missing)
+        skip_or_fail(pytestconfig, missing)
     with running_cluster() as started:
         yield started
 
@@ -63,12 +61,8 @@ class Desk:
 
 
 def until(condition, what):
-    """Return the first result of a condition that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
-    return result
+    """Wait as long as a cluster may take; return the first result of a condition that is true."""
+    return wait_until(condition, what, patience=PATIENCE, pause=0.1)
 
 
 def processes_of(directory):

@@ -366,6 +366,14 @@ class Scenario:
         if left := [*self.reader.temporary(), *self.world.unfinished()]:
             raise Violation("stuck", f"left behind: {left}")
 
+    def decent(self, outcome, *, tidy=False):
+        """Nothing that was there was touched, an error is clear, and if `tidy`, nothing half-written is left."""
+        self.untouched()
+        if tidy:
+            self.tidy()
+        if outcome.code > 0:
+            clear(outcome)
+
     def repeated(self):
         """Run the command again; it works at once."""
         outcome = self.world.run(*self.argv)
@@ -400,12 +408,8 @@ class Saving(Scenario):
 
     def settle(self, outcome, *, tidy=False):
         """The old state or the new one, everything that was there untouched, errors clear; `tidy` where it could be."""
-        self.untouched()
-        if tidy:
-            self.tidy()
+        self.decent(outcome, tidy=tidy)
         there = self.live()
-        if outcome.code > 0:
-            clear(outcome)
         new = self._next()
         if outcome.code == 0:
             if outcome.stdout.strip() != f"lab/{self.name}@{new}":

@@ -23,7 +23,7 @@ from envkit.content import frame
 from envkit.model.tree import Chunk
 
 PACK_TARGET = 16 << 20
-"""A pack is full with this many bytes; with its last chunk it stays below 18 MiB. Three of them are in memory."""
+"""A pack is full with this many bytes; with its last chunk it stays below 32 MiB. Three of them are in memory."""
 _UPLOADS = 2
 _PATIENCE = 3.0  # seconds for uploads under way when the work is interrupted
 _BATCH = 1 << 20  # bytes of chunks that go through a thread together: handing over costs as much as hashing 100 kB

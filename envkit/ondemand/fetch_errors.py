@@ -1,6 +1,7 @@
 """Why something that was asked of the fetcher does not come, besides what the store itself says."""
 
 from envkit.errors import EnvkitError
+from envkit.ondemand.log import complain
 from envkit.store.errors import StoreError
 
 
@@ -38,3 +39,11 @@ class FetcherClosed(EnvkitError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} was not fetched: the image server is ending")
+
+
+def as_known(error: Exception, what: str) -> EnvkitError:
+    """Return an error that fetching `what` has met as one to tell; what nobody expected is logged, too."""
+    if isinstance(error, EnvkitError):
+        return error
+    complain(f"fetching {what}: {type(error).__name__}: {error}")
+    return FetchFailed(what, f"{type(error).__name__}: {error}")

@@ -19,7 +19,7 @@ from envkit.content.reader import unpack_chunk
 from envkit.errors import Damaged, EnvkitError
 from envkit.model.record import Record
 from envkit.model.tree import Chunk
-from envkit.ondemand.fetch_errors import FetcherClosed, FetchFailed, FetchTimeout, Forgotten
+from envkit.ondemand.fetch_errors import FetcherClosed, FetchTimeout, Forgotten, as_known
 from envkit.ondemand.link import Link
 from envkit.ondemand.log import complain
 from envkit.ondemand.waiting import Done, Flight, Item, Priority, Source, Waiter, Waiting, chunk_item, urgency
@@ -166,7 +166,8 @@ class Fetcher:
     def _limit(self, waiter: Waiter, priority: Priority) -> None:
         """Give somebody the time from now that goes with a priority, less in an outage, never more than they had."""
         kind = min(priority, len(PATIENCE) - 1)
-        deadline = time.monotonic() + (patience := self.link.patience(PATIENCE[kind]))
+        patience = self.link.patience(PATIENCE[kind])
+        deadline = time.monotonic() + patience
         if deadline < waiter.deadline:
             for asked in self._asked:
                 asked.pop(waiter, None)
@@ -270,7 +271,8 @@ class Fetcher:
     def _pause(self, item: Item) -> None:
         first, longest = _PAUSES
         seconds = random.uniform(0.5, 1) * min(longest, first * 2.0 ** min(item.tries, 10))  # noqa: S311
-        item.tries, item.alone = item.tries + 1, True
+        item.tries += 1
+        item.alone = True
         self.link.failed()
         self._counts["retries"][item.priority] += 1
         self._number += 1
@@ -331,7 +333,7 @@ class Fetcher:
         try:
             data = flight.source.get_range(flight.key, flight.start, flight.end - flight.start)
         except Exception as error:  # noqa: BLE001  # also of a mistake somebody who waits has to hear
-            self._failed(flight.items, _known(error, flight.items[0]), counted=len(flight.items) == 1)
+            self._failed(flight.items, as_known(error, str(flight.items[0])), counted=len(flight.items) == 1)
             return
         seconds = time.monotonic() - started
         with self._lock:
@@ -346,7 +348,7 @@ class Fetcher:
             try:
                 plain = _unpacked(item, data, flight.start, flight.end)
             except Exception as error:  # noqa: BLE001  # as above
-                self._failed([item], _known(error, item), counted=True)
+                self._failed([item], as_known(error, str(item)), counted=True)
             else:
                 self._deliver(item, plain)
 
@@ -384,13 +386,6 @@ def _unpacked(item: Item, data: bytes, start: int, end: int) -> bytes:
     if len(data) != end - start:
         raise Damaged(f"{item} came as {len(data)} bytes")
     return data
-
-
-def _known(error: Exception, item: Item) -> EnvkitError:
-    if isinstance(error, EnvkitError):
-        return error
-    complain(f"fetching {item}: {type(error).__name__}: {error}")
-    return FetchFailed(str(item), f"{type(error).__name__}: {error}")
 
 
 def _tell(done: Done, data: bytes | None, error: EnvkitError | None) -> None:

@@ -70,10 +70,11 @@ class Unchanged:
 
     def without(self, replaced: Collection[bytes]) -> "Unchanged":
         """Return the same but for files of which something else is stored, by path."""
-        if self.files.keys().isdisjoint(replaced):
+        if self.files.keys().isdisjoint(replaced) and self.former.keys().isdisjoint(replaced):
             return self
         files = {path: segments for path, segments in self.files.items() if path not in replaced}
-        return Unchanged(self.chunks, files, self.former)
+        former = {path: segments for path, segments in self.former.items() if path not in replaced}
+        return Unchanged(self.chunks, files, former)
 
 
 NOTHING = Unchanged()

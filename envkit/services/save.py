@@ -12,6 +12,7 @@ from functools import partial
 
 from envkit.content.chunker import DEFAULT_SIZES
 from envkit.content.former import Comparison
+from envkit.content.heads import Heads
 from envkit.drivers import cgroup, libc
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
@@ -23,7 +24,7 @@ from envkit.model.ids import EnvName, EnvRef
 from envkit.model.interruption import remains
 from envkit.model.needs import Needs, together
 from envkit.model.session import Pending, Saved, Session
-from envkit.model.tree import Entry, Kind, Segment
+from envkit.model.tree import Entry, Kind
 from envkit.model.version import Finding, LayerRef, Report, Version, VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import container_name
@@ -86,13 +87,14 @@ def save(
                 if other is None and session.saved is not None and found and session.saved.is_of(found):
                     return _unchanged(context, session, session.saved)
                 before = recall(context, session, scan, notes=notes)
-                with _compared(before, scan) as comparison:  # meanwhile
+                with Comparison(before.chunks, scan.open, most=DEFAULT_SIZES.most) as comparison:
+                    _begin(comparison, before, scan)  # meanwhile
                     cleaned = clean(context, session, scan, waivers)
                     found = fingerprint(scan, cleaned)
                     if other is None and session.saved is not None and session.saved.is_of(found):
                         return _unchanged(context, session, session.saved)
-                    read, in_place = partial(cleaned.open, scan), partial(_kept, comparison, cleaned)
-                    unchanged = before.without(cleaned.contents)
+                    read, unchanged = partial(cleaned.open, scan), before.without(cleaned.contents)
+                    in_place = comparison.kept
                     layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged, kept=in_place)
                 needs = together([session.needs, _needs(context, session, scan, cleaned)])
                 files, edited = cleaned.files, cleaned.contents
@@ -126,18 +128,12 @@ def _unchanged(context: Context, session: Session, saved: Saved) -> SaveResult:
     return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
 
 
-def _compared(before: Unchanged, scan: Scan) -> Comparison:
-    """Have the large files that may have changed compared with what they were."""
-    comparison = Comparison(before.chunks, scan.open, most=DEFAULT_SIZES.most)
+def _begin(comparison: Comparison, before: Unchanged, scan: Scan) -> None:
+    """Have large files that may have changed compared with what they were; those with heads are cut otherwise."""
     for entry in scan.entries if before.former else ():
         former = before.former.get(entry.path)
-        if former and entry.kind is Kind.FILE:
+        if former and entry.kind is Kind.FILE and not Heads.has_one(entry):
             comparison.begin(entry, former)
-    return comparison
-
-
-def _kept(comparison: Comparison, cleaned: Cleaned, entry: Entry) -> dict[int, Segment]:
-    return {} if entry.path in cleaned.contents else comparison.kept(entry)
 
 
 def _other_name(context: Context, session: Session, text: str) -> EnvName:

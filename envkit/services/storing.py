@@ -55,7 +55,7 @@ def store_layer(
     :param read: gives a file's data as (start, bytes), without its holes; asked a second time where notes on what the
         store has turn out to be wrong.
     :param unchanged: files that need not be read.
-    :param kept: what large files that were changed have in common with what they were, in the chunks of `unchanged`.
+    :param kept: what the large files that `unchanged` names as `former` have in common with what they were.
     :raises StoreFull: the store has no space; nothing refers to what was written.
     """
     keep_freed_memory()
@@ -156,6 +156,7 @@ class _Memo:
 
     def __init__(self, unchanged: Unchanged, kept: Kept, writer: Writer, packs: PackWriter, step: Step) -> None:
         self._files = unchanged.files
+        self._former = unchanged.former
         self._kept = kept
         self._chunks = unchanged.chunks
         packed = {chunk.pack: chunk for chunk in unchanged.chunks}
@@ -186,6 +187,8 @@ class _Memo:
 
     def kept(self, entry: Entry) -> Mapping[int, Segment]:
         """Return what a file has in common with what it was, but for what is about to be collected."""
+        if entry.path not in self._former:
+            return {}
         kept = {start: segment for start, segment in self._kept(entry).items() if self._usable[segment.chunk]}
         self._step.advance(sum(segment.length for segment in kept.values()))
         return kept

@@ -61,49 +61,48 @@ class RecordCopies(Store):
             it is, and returns the directory of that. Called once, when copies do not answer.
         """
         super().__init__(store.url)
-        self._asked = store
+        self._store = store
         self._directory = directory
         self._listed: dict[str, Status] = {}
         self._listing = listing
         self._confirm = confirm
         self._confirming = threading.Lock()
 
-    @property
-    def _store(self) -> Store:
+    def _sure(self) -> Store:
         """The store itself, after making sure that it is one and which."""
         with self._confirming:
             if self._confirm is not None:
                 self._directory = self._confirm()
                 self._confirm = None
-        return self._asked
+        return self._store
 
     def remove_leftovers(self, *, older_than: float) -> int:
         """Remove what killed writers left in the store itself."""
-        return self._store.remove_leftovers(older_than=older_than)
+        return self._sure().remove_leftovers(older_than=older_than)
 
     def _get(self, key: str, limit: int) -> bytes:
         listed = self._listed.get(key)
         if listed is None:
-            return self._store.get(key, limit=limit)
+            return self._sure().get(key, limit=limit)
         data = _read(f"{self._directory}/{key}", listed) if listed.size <= limit else None
         if data is None:
-            data = self._store.get(key, limit=limit)
+            data = self._sure().get(key, limit=limit)
             if len(data) == listed.size and _is_whole(key, data):
                 _write(f"{self._directory}/{key}", listed, data)
         return data
 
     def _get_range(self, key: str, start: int, length: int) -> bytes:
-        return self._store.get_range(key, start, length)
+        return self._sure().get_range(key, start, length)
 
     def _put_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
-        return self._store.put_if_absent(key, pieces)
+        return self._sure().put_if_absent(key, pieces)
 
     def _status(self, key: str) -> Status | None:
-        return self._store.status(key)
+        return self._sure().status(key)
 
     def _delete(self, key: str) -> None:
         self._listed.pop(key, None)
-        self._store.delete(key)
+        self._sure().delete(key)
 
     def _list(self, prefix: str) -> Iterator[str]:
         return (key for key, _ in self._list_status(prefix))
@@ -118,13 +117,13 @@ class RecordCopies(Store):
                 self._listed[key] = status
             yield key, status
         if not found:
-            _ = self._store  # or it is no store at all, and that is what has to be said
+            self._sure()  # or it is no store at all, and that is what has to be said
 
     def _now(self, prefix: str) -> Iterable[tuple[str, Status]]:
         listing, self._listing = self._listing, None
         if listing is not None and listing.prefix == prefix:
             return listing.result()
-        store = self._asked if prefix.startswith(ENVIRONMENTS) else self._store
+        store = self._store if prefix.startswith(ENVIRONMENTS) else self._sure()
         return store.list_status(prefix)
 
 

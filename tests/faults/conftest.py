@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from faults.image_world import new_node, origin  # noqa: F401  # fixtures
+from gates import skip_or_fail
 from integration.conftest import disk, envkit, new_root, shared, tiny, tiny_root  # noqa: F401  # fixtures
 from torture_support import Zygote
 
@@ -20,9 +21,7 @@ def zygote(disk):  # noqa: F811
 def strace_here(pytestconfig):
     """strace can be used; nothing else can make a system call fail."""
     if shutil.which("strace") is None:
-        if os.environ.get("CI") or pytestconfig.getoption("--no-skip-gated"):
-            pytest.fail("cannot run here, and must not be skipped: strace is not installed", pytrace=False)
-        pytest.skip("strace is not installed")
+        skip_or_fail(pytestconfig, "strace is not installed")
 
 
 @pytest.fixture

@@ -40,14 +40,10 @@ class Copying(Scenario):
 
     def settle(self, outcome, *, tidy=False):
         """The destination has the copy or has it not."""
-        self.untouched()
-        if tidy:
-            self.tidy()
+        self.decent(outcome, tidy=tidy)
         if self._saving.reader.stamps() != self._source:
             raise Violation("wrong", "the source was changed")
         there = self.versions("sci")
-        if outcome.code > 0:
-            clear(outcome)
         new = max(self._copied, default=0) + 1
         if outcome.code == 0 and (outcome.stdout.strip() != f"lab/sci@{new}" or new not in there):
             raise Violation("lost", f"acknowledged {outcome.stdout!r}, there are {sorted(there)}")
@@ -89,11 +85,7 @@ class Renaming(Scenario):
 
     def settle(self, outcome, *, tidy=False):
         """Under the old name or the new one are all versions, and that name works."""
-        self.untouched()
-        if tidy:
-            self.tidy()
-        if outcome.code > 0:
-            clear(outcome)
+        self.decent(outcome, tidy=tidy)
         complete = [name for name in self.argv[1:] if self._is_whole(name)]
         if not complete or (outcome.code == 0 and complete != [self.argv[2]]):
             raise Violation("lost", f"after {outcome} there is {complete}")
@@ -143,11 +135,7 @@ class Squashing(Scenario):
 
     def settle(self, outcome, *, tidy=False):
         """The squashed version is there or not; it shows what the one before it does."""
-        self.untouched()
-        if tidy:
-            self.tidy()
-        if outcome.code > 0:
-            clear(outcome)
+        self.decent(outcome, tidy=tidy)
         there = self.versions("sci")
         if not set(range(1, self._newest + 1)) <= set(there) <= set(range(1, self._newest + 2)):
             raise Violation("lost", f"versions {sorted(there)}, and not up to {self._newest}")
@@ -390,11 +378,7 @@ class Submitting(Scenario):
 
     def settle(self, outcome, *, tidy=False):
         """There is no new job, or one that `jobs` shows; one that was acknowledged is there."""
-        self.untouched()
-        if tidy:
-            self.tidy()
-        if outcome.code > 0:
-            clear(outcome)
+        self.decent(outcome, tidy=tidy)
         queued = self._queued()
         new = queued - self._known
         if len(new) > 1 or not self._known <= queued:

@@ -2,11 +2,11 @@
 
 import os
 import sys
-import time
 
 import pytest
-from slurm_cluster import PATIENCE, running_cluster
+from slurm_cluster import running_cluster
 from slurm_files import CHECKOUT
+from slurm_support import until
 
 pytestmark = [
     pytest.mark.root,
@@ -41,13 +41,6 @@ def elastic():
                 log = f"{place}/log/{name}"
                 file.write(f'#!/bin/sh\nENVKIT_SLURM_NODES={place}/nodes.conf exec {script} "$1" >>{log} 2>&1\n')
         yield cluster
-
-
-def until(condition, what):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
 
 
 def layers(cluster, node):

@@ -2,11 +2,9 @@
 
 import os
 import subprocess
-import time
 
 import pytest
-from slurm_cluster import PATIENCE
-from slurm_support import NODES
+from slurm_support import NODES, until
 
 from envkit.config.model import Config
 from envkit.drivers import slurm
@@ -44,15 +42,6 @@ def impatient(cluster, queue, monkeypatch):
 def submission(script="#!/bin/sh\ntrue\n", *, uid=ALICE, comment="envkit alice 0123", resources=None, **fields):
     fields = {"name": "sci", "count": None} | fields
     return Submission(script=script, uid=uid, gid=uid, comment=comment, resources=resources or Resources(), **fields)
-
-
-def until(condition, what):
-    """Return the first result of a condition that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
-    return result
 
 
 def task(queue, number, index=0):

@@ -179,10 +179,10 @@ def test_copies_that_a_listing_confirms_need_no_other_question(fresh, place):
     resolve(fresh(), "sci")
     store = RecordCopies(Counting(str(place / "store")), str(place / "copies"), confirm=unasked)
     assert resolve(store, "sci").message == "mine"
-    assert store._asked.read == []
+    assert store._store.read == []
 
 
-def test_a_store_that_was_made_anew_is_noticed_and_asked_which_one_it_is(fresh, place):
+def test_a_store_that_was_made_anew_is_noticed_and_store_which_one_it_is(fresh, place):
     publish(fresh(), message="old")
     resolve(fresh(), "sci")
     kept = (place / "copies" / KEY).read_bytes()
@@ -199,7 +199,7 @@ def test_a_store_that_was_made_anew_is_noticed_and_asked_which_one_it_is(fresh, 
     assert resolve(store, "sci").message == "new"
     assert resolve(store, "sci").message == "new"
     assert asked == [True]
-    assert store._asked.read == [KEY]
+    assert store._store.read == [KEY]
     assert (place / "copies" / KEY).read_bytes() == kept
     assert (place / "others" / KEY).exists()
 
@@ -236,6 +236,6 @@ def test_a_record_of_the_same_size_and_age_is_another_one_if_its_tag_is(place):
     publish(plain)
     for tag, read in (("one", [KEY]), ("one", []), ("two", [KEY]), ("two", []), ("", [KEY])):
         store = RecordCopies(Tagging(plain.url), str(place / "copies"))
-        store._asked.tag = tag
+        store._store.tag = tag
         resolve(store, "sci")
-        assert store._asked.read == read
+        assert store._store.read == read
