@@ -84,12 +84,9 @@ def fingerprint(scan: Scan, cleaned: Cleaned) -> str:
 
     Times of directories are left out: every start of the container moves that of /etc.
     """
-    digest = hashlib.sha256()
-    encode, update = msgspec.msgpack.Encoder().encode, digest.update
-    stamp = scan.files.get
-    for entry in cleaned.entries:
-        file = stamp(entry.path)
-        update(encode((_timeless(entry), None if file is None else (file.inode, file.ctime_ns))))
+    encode = msgspec.msgpack.Encoder().encode
+    digest = hashlib.sha256(encode(_timeless(cleaned.entries)))
+    digest.update(encode(list(map(scan.files.get, [entry.path for entry in cleaned.entries]))))
     for path in sorted(cleaned.contents):
         digest.update(cleaned.contents[path])
     return digest.hexdigest()
@@ -103,13 +100,14 @@ def scanned_as(session: Session, scan: Scan, waivers: Sequence[Allow]) -> str:
     encode = msgspec.msgpack.Encoder().encode
     layers = [layer.tree for layer in session.layers]
     digest = hashlib.sha256(encode((__version__, RULESET, layers, [(w.rule, w.glob) for w in waivers])))
-    digest.update(encode(list(map(_timeless, scan.entries))))
+    digest.update(encode(_timeless(scan.entries)))
     digest.update(encode(list(scan.files.items())))
     return digest.hexdigest()
 
 
-def _timeless(entry: Entry) -> Entry:
-    return msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is _DIRECTORY else entry
+def _timeless(entries: Sequence[Entry]) -> list[Entry]:
+    replace = msgspec.structs.replace
+    return [replace(entry, mtime_ns=0) if entry.kind is _DIRECTORY else entry for entry in entries]
 
 
 def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:

@@ -1,9 +1,9 @@
 """Owns what a session remembers of its last save, so that the next one does only what a change makes necessary.
 
-It is the tree of that save and, for each of its files, the inode and the time of its last change (ctime, which nobody
-in a container can set): what has not changed is not read. Besides, which inodes had no extended attributes; and what
-came of the scan as a whole, so that nothing is decided again where nothing at all has changed. A hint: it may be
-deleted or damaged at any time, and then everything is done.
+It is the tree of that save and what each of its files was, of which the time of its last change (ctime, which nobody
+in a container can set) says most: what has not changed is not read. Besides, which inodes had no extended attributes;
+and what came of the scan as a whole, so that nothing is decided again where nothing at all has changed. A hint: it may
+be deleted or damaged at any time, and then everything is done.
 """
 
 import logging
@@ -19,6 +19,7 @@ from envkit.drivers.files import io_error, read_bounded, write_atomic
 from envkit.errors import EnvkitError
 from envkit.model.session import Session
 from envkit.model.tree import Chunk, Kind, Segment
+from envkit.overlay.extents import Identity
 from envkit.overlay.scan import Scan
 from envkit.services.context import Context
 from envkit.services.fill import load_tree
@@ -30,16 +31,14 @@ _MAX_BYTES = 1 << 28
 # been written to again shortly after it without another ctime.
 _TICK_NS = 20_000_000
 
-Stamp = tuple[int, int]
-"""Inode number and ctime in nanoseconds of a file; (0, 0) for one that has to be read again."""
-
-_AGAIN: Stamp = (0, 0)
+# Stands for a file that has to be read again.
+_AGAIN = Identity(0, 0, 0, 0)
 # `Kind.FILE` is a slow look-up in Python 3.11.
 _FILE = Kind.FILE
 
 
 class Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The stored form: how contents were cut, the digest of the tree, and the stamp of each of its files, in order.
+    """The stored form: how contents were cut, the digest of the tree, and what each of its files was, in order.
 
     `plain` are the inodes without extended attributes, with their ctimes. `scanned` is a digest of the scan and of
     all else that decides what is stored, `stored` the one of what that was; empty where that is not certain.
@@ -47,7 +46,7 @@ class Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     sizes: tuple[int, ...] = ()
     tree: str = ""
-    stamps: list[Stamp] = []
+    files: list[Identity] = []
     plain: dict[int, int] = {}
     scanned: str = ""
     stored: str = ""
@@ -98,19 +97,14 @@ def recall(context: Context, session: Session, scan: Scan, *, notes: Notes | Non
     try:
         tree = load_tree(context, notes.tree, known=True)
         before = [entry for entry in tree.entries if entry.kind is _FILE]
-        files: dict[bytes, tuple[Segment, ...]] = {}
-        former: dict[bytes, tuple[Segment, ...]] = {}
-        scanned = scan.files.get
-        for entry, stamp in zip(before, notes.stamps, strict=True):
-            path = entry.path
-            found = scanned(path)
-            if found is None:
-                continue
-            inode, size, _, ctime_ns = found
-            if stamp == (inode, ctime_ns) and size == entry.size and stamp != _AGAIN:
-                files[path] = entry.segments
-            elif entry.size >= DEFAULT_SIZES.small:
-                former[path] = entry.segments
+        found = map(scan.files.get, [entry.path for entry in before])
+        both = list(zip(before, notes.files, found, strict=True))
+        files = {entry.path: entry.segments for entry, was, now in both if was == now and was.size == entry.size}
+        former = {
+            entry.path: entry.segments
+            for entry, was, now in both
+            if was != now and now is not None and entry.size >= DEFAULT_SIZES.small
+        }
     except (EnvkitError, ValueError) as error:
         logger.info("reading all files of %s: %s", session.env, error)
         return NOTHING
@@ -132,20 +126,19 @@ def remember(
 
     :param scanned: a digest of all that the save has found, `stored` of what it has stored of that.
     """
-    path = _path(context, session)
-    if _is_memory(os.path.dirname(path)):
+    place = _path(context, session)
+    if _is_memory(os.path.dirname(place)):
         return
     settled = scan.began_ns - _TICK_NS
-    stamps = []
-    scanned_file = scan.files.get
-    for name in paths:
-        file = None if name in replaced else scanned_file(name)
-        stamps.append((file.inode, file.ctime_ns) if file is not None and file.ctime_ns < settled else _AGAIN)
+    files = [
+        found if found is not None and found.ctime_ns < settled and path not in replaced else _AGAIN
+        for path, found in zip(paths, map(scan.files.get, paths), strict=True)
+    ]
     plain = {inode: ctime for inode, ctime in scan.plain.items() if ctime < settled}
     if any(file.ctime_ns >= settled for file in scan.files.values()):
         scanned = stored = ""
-    notes = Notes(astuple(DEFAULT_SIZES), digest, stamps, plain, scanned, stored)
-    write_atomic(path, msgspec.msgpack.encode(notes))
+    notes = Notes(astuple(DEFAULT_SIZES), digest, files, plain, scanned, stored)
+    write_atomic(place, msgspec.msgpack.encode(notes))
 
 
 def _is_memory(directory: str) -> bool:

@@ -54,7 +54,8 @@ def cluster(head, stage):
             assert stage.hub.received[name] > _BIG, f"{name} has {_BIG} bytes from elsewhere"
             carried = stage.hub.received[name]
             again = _fetched(run(node, "run", "-e", version, "--stats", "--json", "--", "sha256sum", "/opt/big"), whole)
-            assert stage.hub.received[name] - carried < _BIG / 10, f"{name} fetches again what it has: {again}"
+            carried = stage.hub.received[name] - carried
+            assert carried < _BIG / 10, f"{name} gets {carried} bytes of what it has: {again}{_cost(node)}"
             return f"{name} fetched {fetched['bytes']} bytes of {_BIG} in {fetched['requests']} requests"
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -67,6 +68,13 @@ def _served(head):
     """Start the S3 server of the head; return the settings with which it is reached."""
     lines = head.sh(_SERVE, address(_HEAD), timeout=1200).ok().splitlines()
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+def _cost(node):
+    """Return what a node's image server says that it did."""
+    return node.sh(
+        "envkit stat --json; ls -lR /var/lib/envkit/cache; tail -n 50 /var/lib/envkit/cache/*.log || true"
+    ).text
 
 
 def _fetched(outcome, expected):

@@ -142,7 +142,7 @@ def test(guest, words, *, user, timeout, output):
     if user:
         settings = [f"{name}={value}" for name, value in env.items()]
         # A login of its own, as sshd makes one: a session's scope and its own control group.
-        login = ["runuser", "--login", USER, "--session-command", f'cd {INSIDE} && exec "$@"', "sh"]
+        login = ["runuser", "--login", "--session-command", f'cd {INSIDE} && exec "$@"', "--", USER, "sh"]
         argv = [*login, "env", *settings, *argv]
     else:
         argv.append("--no-skip-gated")  # nothing but the kernel may keep a test from running
