@@ -2,6 +2,7 @@
 change since the scan. What becomes of the bytes is left to `content`.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -42,7 +43,31 @@ def read_extents(root: int, path: bytes, expected: Identity, begin: int = 0) -> 
     fd = open_file(root, path)
     try:
         _compare(fd, path, expected)
-        yield from _extents(fd, path, begin, expected.size)
+        for start, end in _spans(fd, begin, expected.size):
+            position = start
+            while position < end:
+                data = os.pread(fd, min(BLOCK, end - position), position)
+                if not data:
+                    raise ChangedMeanwhile(display_path(path))
+                yield position, data
+                position += len(data)
+        _compare(fd, path, expected)
+    except OSError as error:
+        raise read_error(path, error) from error
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def open_extents(root: int, path: bytes, expected: Identity) -> Iterator[tuple[int, Iterator[tuple[int, int]]]]:
+    """Open a file for who reads it otherwise: a descriptor, and where it has data, as (start, end) in bytes, in order.
+
+    Parameters and errors are those of `read_extents`.
+    """
+    fd = open_file(root, path)
+    try:
+        _compare(fd, path, expected)
+        yield fd, _spans(fd, 0, expected.size)
         _compare(fd, path, expected)
     except OSError as error:
         raise read_error(path, error) from error
@@ -56,7 +81,7 @@ def _compare(fd: int, path: bytes, expected: Identity) -> None:
         raise ChangedMeanwhile(display_path(path))
 
 
-def _extents(fd: int, path: bytes, position: int, size: int) -> Iterator[tuple[int, bytes]]:
+def _spans(fd: int, position: int, size: int) -> Iterator[tuple[int, int]]:
     while position < size:
         try:
             position = os.lseek(fd, position, os.SEEK_DATA)
@@ -65,9 +90,6 @@ def _extents(fd: int, path: bytes, position: int, size: int) -> Iterator[tuple[i
                 return
             raise
         end = min(os.lseek(fd, position, os.SEEK_HOLE), size)
-        while position < end:
-            data = os.pread(fd, min(BLOCK, end - position), position)
-            if not data:
-                raise ChangedMeanwhile(display_path(path))
-            yield position, data
-            position += len(data)
+        if position < end:
+            yield position, end
+        position = end

@@ -87,7 +87,7 @@ def save(
                 if other is None and session.saved is not None and found and session.saved.is_of(found):
                     return _unchanged(context, session, session.saved)
                 before = recall(context, session, scan, notes=notes)
-                with Comparison(before.chunks, scan.open, most=DEFAULT_SIZES.most) as comparison:
+                with Comparison(before.chunks, scan.opened, most=DEFAULT_SIZES.most) as comparison:
                     _begin(comparison, before, scan)  # meanwhile
                     cleaned = clean(context, session, scan, waivers)
                     found = fingerprint(scan, cleaned)

@@ -198,7 +198,7 @@ def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
                 yield begin, data
 
         unchanged = memory.recall(context, session, scan) if known else memory.NOTHING
-        with Comparison(unchanged.chunks, scan.open, most=DEFAULT_SIZES.most) as comparison:
+        with Comparison(unchanged.chunks, scan.opened, most=DEFAULT_SIZES.most) as comparison:
             for entry in scan.entries:
                 if entry.path in unchanged.former:
                     comparison.begin(entry, unchanged.former[entry.path])

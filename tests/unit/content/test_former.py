@@ -1,5 +1,6 @@
 """What is kept of a changed file is exactly what cutting it again would give."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -14,20 +15,44 @@ from pyfastcdc import FastCDC
 from envkit.content.chunker import Sizes, chunk_files
 from envkit.content.errors import ContentChanged
 from envkit.content.former import Comparison, find_kept
+from envkit.drivers import hasher
 from envkit.model.tree import Chunk, Entry, Kind
 
 TINY = Sizes(small=600, least=256, usual=512, most=1024, spread=300)
 BATCH = 4096
+PORTION = 16 * BATCH
 SIZE = 60_000
+
+
+def spans_of(data, hole=None):
+    """Where a file with a hole `(start, end)` has data."""
+    spans = [(0, len(data))] if hole is None else [(0, hole[0]), (hole[1], len(data))]
+    return [(start, end) for start, end in spans if start < end]
 
 
 def pieces_of(data, start=0, hole=None):
     """Content of a file from a byte on, in pieces, without a hole `(start, end)` in it."""
-    for begin, end in [(0, len(data))] if hole is None else [(0, hole[0]), (hole[1], len(data))]:
+    for begin, end in spans_of(data, hole):
         place = max(begin, start)
         while place < end:
             yield place, data[place : min(end, place + 3 * BATCH)]
             place += 3 * BATCH
+
+
+def opener(data, hole=None):
+    """Give a file with these data, and where it has them."""
+
+    @contextlib.contextmanager
+    def opened(_):
+        fd = os.memfd_create("content")
+        try:
+            for start, end in spans_of(data, hole):
+                os.pwrite(fd, data[start:end], start)
+            yield fd, spans_of(data, hole)
+        finally:
+            os.close(fd)
+
+    return opened
 
 
 class Before:
@@ -40,7 +65,7 @@ class Before:
         )
         self.table = [Chunk(hashlib.sha256(plain).digest(), len(plain), b"p" * 32, 0, 1) for plain in self.chunks]
         self.found = {}
-        self.read = None
+        self.opened = None
 
     @staticmethod
     def reader(data, hole=None):
@@ -59,15 +84,19 @@ class Before:
     def reuse(self, chunk):
         return self.put(self.chunks[chunk])
 
+    def find(self, entry, opened, digests=hasher.digests):
+        segments = self.entry.segments
+        return find_kept(entry, segments, self.table, opened, digests, most=TINY.most, portion=PORTION)
+
     def kept(self, entry):
-        self.found = find_kept(entry, self.entry.segments, self.table, self.read, most=TINY.most, batch=BATCH)
+        self.found = self.find(entry, self.opened)
         return self.found
 
     def again(self, data, hole=None):
         """Return the segments of the file with other data, each with the bytes of its chunk."""
-        self.read = self.reader(data, hole)
+        self.opened = opener(data, hole)
         entry = Entry(self.entry.path, Kind.FILE, size=len(data))
-        (entry,) = chunk_files([entry], self.read, self.put, sizes=TINY, memo=self)
+        (entry,) = chunk_files([entry], self.reader(data, hole), self.put, sizes=TINY, memo=self)
         return [(s.start, s.length, self.chunks[s.chunk], s.offset) for s in entry.segments]
 
 
@@ -187,24 +216,23 @@ def test_what_a_hole_has_moved_is_not_in_its_place():
 
     def kept(hole):
         entry = Entry(b"file", Kind.FILE, size=hole + SIZE)
-        read = before.reader(bytes(hole) + data, (0, hole))
-        return find_kept(entry, before.entry.segments, before.table, read, most=TINY.most, batch=SIZE)
+        return before.find(entry, opener(bytes(hole) + data, (0, hole)))
 
     assert kept(0)
     assert kept(5000) == {}
 
 
 def test_a_file_that_is_new_throughout_is_not_read_to_its_end():
-    data = noise(3, 100 * BATCH)
+    data = noise(3, 10 * PORTION)
     before = Before(data)
-    places = []
+    asked = []
 
-    def read(entry, start=0):
-        places.append(start)
-        yield start, bytes(BATCH)
+    def digests(fd, ranges):
+        asked.extend(ranges)
+        return hasher.digests(fd, ranges)
 
-    assert find_kept(before.entry, before.entry.segments, before.table, read, most=TINY.most, batch=BATCH) == {}
-    assert 0 < max(places) < 20 * BATCH
+    assert before.find(before.entry, opener(bytes(len(data))), digests) == {}
+    assert 0 < max(asked)[0] < 2 * PORTION
 
 
 def test_too_little_between_changes_is_not_worth_while():
@@ -242,45 +270,62 @@ def test_a_file_that_is_written_to_meanwhile_is_noticed():
         list(chunk_files([entry], read, memo.put, sizes=TINY, memo=memo))
 
 
-def test_comparisons_in_the_background_find_the_same(tmp_path):
-    data = random.Random(1).randbytes(SIZE)
+def test_comparisons_in_the_background_find_the_same():
+    data = noise(1)
     before = Before(data)
     entry = replace(before.entry, path=b"other")
-    with Comparison(before.table, before.reader(data), most=TINY.most) as comparison:
+    with Comparison(before.table, opener(data), most=TINY.most) as comparison:
         comparison.begin(before.entry, before.entry.segments)
         assert comparison.kept(entry) == {}
         found = comparison.kept(before.entry)
-    assert found == find_kept(before.entry, before.entry.segments, before.table, before.reader(data), most=TINY.most)
+    assert found == before.find(before.entry, opener(data))
     assert len(found) > 10
 
 
-def test_what_reading_raises_in_the_background_comes_out_with_the_file():
-    def unreadable(entry, start=0):
+def test_a_file_that_is_too_small_to_be_worth_while_is_not_opened():
+    before = Before(noise(1, 7 * TINY.most))
+    with Comparison(before.table, None, most=TINY.most) as comparison:
+        comparison.begin(before.entry, before.entry.segments)
+        assert comparison.kept(before.entry) == {}
+
+
+def test_what_opening_raises_in_the_background_comes_out_with_the_file():
+    @contextlib.contextmanager
+    def changed(entry):
+        yield from ()
         raise ContentChanged(entry.path)
 
-    before = Before(random.Random(1).randbytes(SIZE))
-    with Comparison(before.table, unreadable, most=TINY.most) as comparison:
+    before = Before(noise(1))
+    with Comparison(before.table, changed, most=TINY.most) as comparison:
         comparison.begin(before.entry, before.entry.segments)
         with pytest.raises(ContentChanged):
             comparison.kept(before.entry)
 
 
-def test_a_comparison_that_is_left_reads_no_further():
-    data = random.Random(1).randbytes(1 << 20)
+def test_a_comparison_that_is_left_compares_no_further():
+    data = noise(1, 1 << 20)
     before = Before(data)
-    begun, go_on, read = threading.Event(), threading.Event(), []
+    begun, left, opened = threading.Event(), threading.Event(), []
 
-    def slowly(entry, start=0):
-        read.append(start)
+    @contextlib.contextmanager
+    def slowly(entry):
+        opened.append(entry.path)
         begun.set()
-        assert go_on.wait(30)
-        return pieces_of(data, start)
+        assert left.wait(30)
+        with opener(data)(entry) as found:
+            yield found
 
-    entries = [replace(before.entry, path=path) for path in (b"a", b"b")]
     with Comparison(before.table, slowly, most=TINY.most) as comparison:
-        for entry in entries:
-            comparison.begin(entry, before.entry.segments)
+        usual = comparison._hasher.stop
+
+        def stop():
+            usual()
+            left.set()
+
+        comparison._hasher.stop = stop
+        for path in (b"a", b"b"):
+            comparison.begin(replace(before.entry, path=path), before.entry.segments)
         assert begun.wait(30)
-        comparison._ended = True
-        go_on.set()
-    assert len(read) <= 2 * min(8, len(os.sched_getaffinity(0)))
+    assert opened == [b"a"]
+    with pytest.raises(OSError, match="stopped"):
+        comparison.kept(replace(before.entry, path=b"a"))
