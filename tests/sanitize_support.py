@@ -59,7 +59,12 @@ class Layer:
     def plan(self, *, allow: Iterable[str] = (), rules: Sequence[Rule] = RULES) -> Plan:
         waivers = [Allow.parse(text) for text in allow]
         return make_plan(
-            self.entries, lower=self.below.get, passwd=self.passwd, read=self.read, allow=waivers, rules=rules
+            self.entries,
+            lower=self.below.get,
+            passwd=self.passwd,
+            read=lambda entry: self.read(entry.path),
+            allow=waivers,
+            rules=rules,
         )
 
     def cleaned(self, **options: object) -> Cleaned:

@@ -28,15 +28,17 @@ def apply_plan(entries: Sequence[Entry], plan: Plan) -> Cleaned:
     """
     outcomes = {action.path: action.outcome for action in plan.actions}
     firsts = {entry.target for entry in entries if entry.kind is _HARDLINK}
-    files = {entry.path: entry for entry in entries if entry.path in firsts}
+    files = {entry.path: entry for entry in entries if entry.path in firsts} if firsts else {}
     successors: dict[bytes, bytes] = {}
     cleaned = Cleaned([], {})
-    for entry in entries:
+    concerned = [place for place, e in enumerate(entries) if e.path in outcomes or e.kind is _HARDLINK]
+    done = 0
+    for place in concerned:
+        cleaned.entries.extend(entries[done:place])
+        done = place + 1
+        entry = entries[place]
         outcome = outcomes.get(entry.path)
         linked = entry.kind is _HARDLINK
-        if outcome is None and not linked:
-            cleaned.entries.append(entry)
-            continue
         file = files[entry.target] if linked else entry
         if outcome in (Outcome.EMPTY, Outcome.EDIT):
             content = plan.edits.get(entry.path, b"")
@@ -52,4 +54,5 @@ def apply_plan(entries: Sequence[Entry], plan: Plan) -> Cleaned:
                 cleaned.entries.append(Entry(entry.path, Kind.HARDLINK, target=successor))
         elif outcome is None:
             cleaned.entries.append(entry)
+    cleaned.entries.extend(entries[done:])
     return cleaned

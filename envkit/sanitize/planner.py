@@ -29,7 +29,7 @@ def make_plan(
     *,
     lower: Callable[[bytes], Entry | None],
     passwd: bytes,
-    read: Callable[[bytes], bytes],
+    read: Callable[[Entry], bytes],
     allow: Sequence[Allow] = (),
     rules: Sequence[Rule] = RULES,
 ) -> Plan:
@@ -70,7 +70,7 @@ class _Planner:
         entries: Sequence[Entry],
         *,
         lower: Callable[[bytes], Entry | None],
-        read: Callable[[bytes], bytes],
+        read: Callable[[Entry], bytes],
         judge: Judge,
     ) -> None:
         self.entries, self.lower, self.read, self.judge, self.rules = entries, lower, read, judge, judge.rules
@@ -178,7 +178,7 @@ class _Planner:
         if verb in (Verb.EMPTY, Verb.EMPTY_OR_REMOVE, Verb.EDIT) and file.kind is not Kind.FILE:
             return None, None
         if verb is Verb.EDIT and rule.edit is not None and file.size <= MAX_EDIT:
-            content = self.read(path)
+            content = self.read(entry)
             edited = rule.edit(content)
             return (Outcome.EDIT, edited) if edited != content else (None, None)
         below = self._below(path)

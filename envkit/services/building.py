@@ -40,16 +40,18 @@ def layer_needs(entries: Sequence[Entry], read: Read, stamp: Stamp, *, notes: st
         what it says of a stamp was found for that stamp.
     """
     known = _Notes(notes, stamp)
-    programs = [entry for entry in entries if _is_program(entry)]
-    unknown = [entry for entry in programs if known.flags(entry) is None]
+    programs = [entry for entry in entries if (entry.mode & 0o111 or b".so" in entry.path) and _is_program(entry)]
+    flags = [known.flags(entry) for entry in programs]
+    unknown = [entry for entry, found in zip(programs, flags, strict=True) if found is None]
     if unknown:
         owned = _owned(entries, read)
         for entry in unknown:
             known.learn(entry, [] if entry.path in owned or _resolved(entry.path) in owned else _flags(entry, read))
         known.save()
+        flags = [known.flags(entry) for entry in programs]
     cpu: dict[str, str] = {}
-    for entry in programs:
-        for flag in known.flags(entry) or ():
+    for entry, found in zip(programs, flags, strict=True):
+        for flag in found or ():
             cpu.setdefault(flag, display_path(entry.path))
     # The longest name says most: avx512vl rather than avx.
     telling = max(cpu, key=lambda flag: (flag.startswith("a"), len(flag)), default="")
@@ -64,7 +66,7 @@ def _families(entries: Iterable[Entry]) -> tuple[str, ...]:
 def _is_program(entry: Entry) -> bool:
     if entry.kind is not _FILE or not _LEAST_SIZE < entry.size <= MAX_PROGRAM:
         return False
-    return bool(entry.mode & 0o111) or (b".so" in entry.path and _LIBRARY.search(entry.path) is not None)
+    return bool(entry.mode & 0o111) or _LIBRARY.search(entry.path) is not None
 
 
 def _flags(entry: Entry, read: Read) -> list[str]:

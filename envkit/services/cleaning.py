@@ -1,6 +1,7 @@
 """Owns what of a session's scanned upper a save stores: sanitized, and without what says nothing."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import msgspec
 from envkit import __version__
 from envkit.model.merge import merge
 from envkit.model.session import Session
-from envkit.model.tree import Entry, Kind, Tree
+from envkit.model.tree import Entry, Kind, Tree, path_key
 from envkit.model.version import Report
 from envkit.overlay.scan import Scan
 from envkit.sanitize import RULESET, Allow, apply_plan, make_plan, report
@@ -18,7 +19,7 @@ from envkit.services.context import Context
 from envkit.services.layers import layer_tree
 
 # `Kind.DIRECTORY` is a slow look-up in Python 3.11.
-_DIRECTORY, _WHITEOUT = Kind.DIRECTORY, Kind.WHITEOUT
+_DIRECTORY, _FILE, _WHITEOUT = Kind.DIRECTORY, Kind.FILE, Kind.WHITEOUT
 _PASSWD = b"etc/passwd"
 _MAX_PASSWD = 4 << 20
 
@@ -59,12 +60,11 @@ def clean(context: Context, session: Session, scan: Scan, waivers: Sequence[Allo
     """Return what a save of a scanned session stores."""
     trees = [layer_tree(context, layer.tree) for layer in session.layers]
     lower = merge(tree.entries for tree in trees)
-    by_path = {entry.path: entry for entry in scan.entries}
     plan = make_plan(
         scan.entries,
         lower=lower.get,
-        passwd=_passwd(context, scan, by_path, trees),
-        read=lambda path: _whole(scan, by_path[path]),
+        passwd=_passwd(context, scan, trees),
+        read=lambda entry: _whole(scan, entry),
         allow=waivers,
     )
     cleaned = apply_plan(scan.entries, plan)
@@ -80,34 +80,36 @@ def clean(context: Context, session: Session, scan: Scan, waivers: Sequence[Allo
 
 
 def fingerprint(scan: Scan, cleaned: Cleaned) -> str:
-    """Return a digest of what a save would store, without reading file contents: inodes and ctimes stand in.
+    """Return a digest of what a save would store, without reading contents: what a file was stands for all of it.
 
     Times of directories are left out: every start of the container moves that of /etc.
     """
     encode = msgspec.msgpack.Encoder().encode
-    digest = hashlib.sha256(encode(_timeless(cleaned.entries)))
-    digest.update(encode(list(map(scan.files.get, [entry.path for entry in cleaned.entries]))))
+    files = list(map(scan.files.get, [entry.path for entry in cleaned.entries]))
+    rows = [
+        _timeless(entry) if file is None else entry.path for entry, file in zip(cleaned.entries, files, strict=True)
+    ]
+    digest = hashlib.sha256(encode((rows, files)))
     for path in sorted(cleaned.contents):
         digest.update(cleaned.contents[path])
     return digest.hexdigest()
 
 
 def scanned_as(session: Session, scan: Scan, waivers: Sequence[Allow]) -> str:
-    """Return a digest of all that the result of `clean` and its `fingerprint` depend on; stamps stand for contents.
+    """Return a digest of all that the result of `clean` and its `fingerprint` depend on.
 
-    As in `fingerprint`, times of directories are left out: nothing is decided by them.
+    As in `fingerprint`, what a file was stands for it, and times of directories are left out: they decide nothing.
     """
     encode = msgspec.msgpack.Encoder().encode
     layers = [layer.tree for layer in session.layers]
     digest = hashlib.sha256(encode((__version__, RULESET, layers, [(w.rule, w.glob) for w in waivers])))
-    digest.update(encode(_timeless(scan.entries)))
+    digest.update(encode([_timeless(entry) for entry in scan.entries if entry.kind is not _FILE]))
     digest.update(encode(list(scan.files.items())))
     return digest.hexdigest()
 
 
-def _timeless(entries: Sequence[Entry]) -> list[Entry]:
-    replace = msgspec.structs.replace
-    return [replace(entry, mtime_ns=0) if entry.kind is _DIRECTORY else entry for entry in entries]
+def _timeless(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, mtime_ns=0) if entry.kind is _DIRECTORY else entry
 
 
 def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> list[Entry]:
@@ -138,10 +140,11 @@ def _without_untouched(entries: Sequence[Entry], lower: dict[bytes, Entry]) -> l
     return kept[::-1]
 
 
-def _passwd(context: Context, scan: Scan, upper: dict[bytes, Entry], trees: Sequence[Tree]) -> bytes:
+def _passwd(context: Context, scan: Scan, trees: Sequence[Tree]) -> bytes:
     """Return the environment's passwd file: the upper's, or that of the topmost layer that has one."""
-    entry = upper.get(_PASSWD)
-    if entry is not None:
+    place = bisect_left(scan.entries, path_key(_PASSWD), key=lambda entry: path_key(entry.path))
+    entry = scan.entries[place] if place < len(scan.entries) else None
+    if entry is not None and entry.path == _PASSWD:
         return _whole(scan, entry) if entry.kind is Kind.FILE and entry.size <= _MAX_PASSWD else b""
     for tree in reversed(trees):
         for entry in tree.entries:

@@ -18,7 +18,7 @@ from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
 from envkit.drivers.subids import container_range
 from envkit.errors import Conflict, EnvkitError, InvalidInput
-from envkit.model.collector import no_collector
+from envkit.model.collector import keep_until_exit, no_collector
 from envkit.model.idmap import shifted
 from envkit.model.ids import EnvName, EnvRef
 from envkit.model.interruption import remains
@@ -99,6 +99,7 @@ def save(
                 needs = together([session.needs, _needs(context, session, scan, cleaned)])
                 files, edited = cleaned.files, cleaned.contents
                 remember(context, session, scan, layer.tree, files, replaced=edited, scanned=scanned, stored=found)
+                keep_until_exit(scan, before, cleaned)
             crash_point("save:stored")
             draft = _draft(context, session, layer, cleaned.report, message).replace(needs=needs)
             if other is None:

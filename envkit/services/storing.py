@@ -15,6 +15,7 @@ from envkit.drivers.crash import crash_point
 from envkit.drivers.files import make_directory, write_atomic
 from envkit.errors import Damaged
 from envkit.model.amounts import human_bytes
+from envkit.model.collector import keep_until_exit
 from envkit.model.interruption import remains
 from envkit.model.progress import Step
 from envkit.model.tree import TREE_FORMAT, Chunk, Entry, Kind, Segment, Tree
@@ -96,6 +97,7 @@ def _store(
         encoded = treefile.encode(tree)  # while the last packs are written
     crash_point("store:packs")
     layer = _store_tree(context, writer, index, tree, encoded, packed.new, packed.reused)
+    keep_until_exit(tree, packed, unchanged)
     return layer.replace(stored=layer.stored + packed.stored)
 
 
