@@ -593,6 +593,28 @@ def test_a_file_that_has_changed_is_told_wherever_reading_begins(upper):
             list(scan.open(scan.entries[1], BLOCK))
 
 
+def test_an_opened_file_tells_where_it_has_data(upper):
+    with open(f"{upper}/f", "wb") as file:
+        file.truncate(5 * BLOCK)
+        for place in (BLOCK, 3 * BLOCK):
+            file.seek(place)
+            file.write(b"x" * 4096)
+    with scan_upper(upper, IDS) as scan, scan.opened(scan.entries[1]) as (fd, spans):
+        assert list(spans) == [(BLOCK, BLOCK + 4096), (3 * BLOCK, 3 * BLOCK + 4096)]
+        assert os.pread(fd, 1, BLOCK) == b"x"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_an_opened_file_that_has_changed_is_told(upper, when):
+    write(f"{upper}/f", bytes(BLOCK))
+    with scan_upper(upper, IDS) as scan:
+        if when == "before":
+            os.utime(f"{upper}/f", ns=(1, 1))
+        with pytest.raises(ChangedMeanwhile, match="/f changed"), scan.opened(scan.entries[1]):
+            assert when == "meanwhile"
+            os.utime(f"{upper}/f", ns=(1, 1))
+
+
 def test_reading_leaves_access_times_alone(upper):
     write(f"{upper}/f")
     os.utime(f"{upper}/f", ns=(1, 1))
@@ -610,6 +632,8 @@ def test_no_descriptor_stays_open(upper):
         blocks = scan.open(scan.entries[2])
         next(blocks)
         blocks.close()
+        with scan.opened(scan.entries[2]):
+            pass
     os.setxattr(f"{upper}/d/f", "trusted.overlay.redirect", b"")
     with pytest.raises(EntryRefused):
         scan_upper(upper, IDS)
