@@ -55,7 +55,9 @@ def cluster(head, stage):
             carried = stage.hub.received[name]
             again = _fetched(run(node, "run", "-e", version, "--stats", "--json", "--", "sha256sum", "/opt/big"), whole)
             carried = stage.hub.received[name] - carried
-            assert carried < _BIG / 10, f"{name} gets {carried} bytes of what it has: {again}{_cost(node)}"
+            # Start packs of the runs before are merged meanwhile, for which the node reads the first one.
+            assert carried < _BIG / 2, f"{name} gets {carried} bytes of what it has: {again}{_cost(node)}"
+            assert again["bytes"] == 0, f"{name} fetches again what it has: {again}"
             return f"{name} fetched {fetched['bytes']} bytes of {_BIG} in {fetched['requests']} requests"
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
