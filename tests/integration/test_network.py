@@ -143,6 +143,8 @@ class World:
         self.stack = stack
         self.directory = directory
         self.host = self.namespace("h")
+        # A namespace begins with what this machine has.
+        self.host.call(lambda: sysctl.write("ipv4/ip_forward", "0"))
         self.internet = self.namespace("i")
         self.lab = self.namespace("l")
         self.join(self.internet, f"{INTERNET}/24", "up0", f"{HOST}/24")
