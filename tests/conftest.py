@@ -19,6 +19,7 @@ from s3_support import racy_s3, s3  # noqa: F401  # here, so that all tests shar
 from slurm_cluster import lack_of_slurm
 from slurm_support import cluster, slurm  # noqa: F401  # and one cluster
 
+from envkit.config.load import SYSTEM_FILE
 from envkit.drivers import cgroup, probes
 from envkit.drivers.aptsources import debian_sources, read_host
 from envkit.drivers.process import SYSTEM_PATH
@@ -119,6 +120,8 @@ settings.load_profile("busy")
 
 
 def pytest_configure(config):
+    if os.path.exists(SYSTEM_FILE):
+        pytest.exit(f"tests would use the store that {SYSTEM_FILE} names: run them where it is not", returncode=4)
     if config.pluginmanager.hasplugin("xdist"):
         import lanes  # late: only whole runs need pytest-xdist
 
