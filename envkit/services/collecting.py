@@ -19,7 +19,7 @@ from envkit.services.startpacks import unneeded
 from envkit.store import epochs, layout, leases, roots
 from envkit.store.base import Store
 from envkit.store.epochs import NOTHING, Epoch, Objects
-from envkit.store.errors import StoreUnreadable
+from envkit.store.errors import ObjectNotFound, StoreUnreadable
 from envkit.store.parallel import each
 
 DELETED_GRACE = 7 * 86_400.0
@@ -243,6 +243,8 @@ class _Collection:
         """Look again at what is condemned; return what is still not needed."""
         marked = self._mark()
         lost = epochs.records_seen(self._store, epoch.number) - marked.records
+        if lost:  # by another collection that goes on with this one, maybe; it says first what it deletes
+            lost -= self._doomed_by_others(epoch).versions
         if lost:
             raise StoreUnreadable(
                 self._store.url,
@@ -252,6 +254,12 @@ class _Collection:
         doomed = condemned & marked.expendable
         self._result.spared = len(condemned) - len(doomed)
         return doomed, marked
+
+    def _doomed_by_others(self, epoch: Epoch) -> Objects:
+        try:
+            return epochs.load(self._store, epoch.number, epochs.DOOMED)
+        except ObjectNotFound:
+            return NOTHING
 
     def _delete(self, epoch: Epoch, doomed: Objects) -> None:
         """Delete versions, then trees, then packs, so that nothing names what is gone; then close the collection."""

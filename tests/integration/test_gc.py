@@ -1,5 +1,6 @@
 """`envkit gc` through the command line: two steps, what it says, kills at every step, and saves that go on meanwhile."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -230,12 +231,13 @@ def test_saves_and_collections_at_the_same_time(node):
         for turn in range(4):
             for name in ("one", "two"):
                 node.inside(name, f"head -c 50000 /dev/urandom >/opt/{turn}; echo {turn} >/opt/last").ok()
-            saves = [node.start("save", name) for name in ("one", "two")]
-            collections = [node.start("gc", "--grace", "1h") for _ in range(2)]
-            for process in (*saves, *collections):
-                _, err = process.communicate(timeout=60)
-                busy = b"another collection" in err and process in collections
-                assert process.returncode == 0 or busy, err.decode()
+            with contextlib.ExitStack() as started:
+                saves = [started.enter_context(node.start("save", name)) for name in ("one", "two")]
+                collections = [started.enter_context(node.start("gc", "--grace", "1h")) for _ in range(2)]
+                for process in (*saves, *collections):
+                    _, err = process.communicate(timeout=60)
+                    busy = b"another collection" in err and process in collections
+                    assert process.returncode == 0 or busy, err.decode()
             if turn % 2:
                 oldest = node.json("log", "one")[-1]["version"]
                 node("delete", f"one@{oldest}", "--yes").ok()

@@ -388,6 +388,20 @@ def test_a_collection_that_wakes_up_late_deletes_nothing_new(world):
     assert world.live() == [(A, 3)]
 
 
+@pytest.mark.parametrize("pages", range(5))
+def test_a_collection_that_another_one_overtakes_raises_no_alarm(world, pages):
+    """Both go on with the same one; what one of them has deleted already is not lost."""
+    world.run(world.collection())
+    world.pass_time(5 * HOUR)
+    slow = world.collection()
+    assert world.run_until(slow, "list", "envs/")
+    world.step(slow, pages)
+    world.run(world.collection())
+    world.run(slow)
+    assert slow.failure is None
+    assert _packs(world) == []
+
+
 def test_undeleting_what_is_condemned_is_refused_and_what_is_not_is_spared(world):
     world.run(world.collection())
     late = world.run(world.restoration(A, 1))
