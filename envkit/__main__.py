@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        from envkit.cli.interrupts import Interrupts, interrupt_code
+        from envkit.cli.interrupts import Interrupts
 
         interrupts = Interrupts()
     except KeyboardInterrupt:  # also in the middle of an import
@@ -20,13 +20,9 @@ def main() -> None:
     try:
         interrupts.install()
         code = _run()
+        interrupts.ignore()  # in here, so that a signal before it is answered, too
     except KeyboardInterrupt as stop:
-        code = interrupt_code(stop)
-    except SystemExit as end:
-        if not isinstance(end.code, int):
-            raise
-        code = end.code
-    interrupts.ignore()
+        code = _tell(stop)
     from envkit.cli.boundary import flush
 
     # What else Python would do at its end, freeing and joining, is the kernel's to do.
@@ -43,8 +39,7 @@ def _run() -> int:
     if plain is None:
         from envkit.cli.root import cli
 
-        cli(prog_name="envkit")
-        return 0
+        return cli.main(prog_name="envkit")
     # A short-lived process makes no garbage worth collecting: 3 ms of a start.
     gc.disable()
     try:
@@ -54,6 +49,14 @@ def _run() -> int:
     except KeyboardInterrupt as stop:
         code = show_interrupt(stop)
     return code
+
+
+def _tell(stop: KeyboardInterrupt) -> int:
+    """Tell of a signal that came before a command had begun, or after its end; return the exit code."""
+    from envkit.cli.boundary import show_interrupt
+
+    own = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
+    return show_interrupt(stop, events="--json" in own and not sys.stderr.isatty())
 
 
 def _plain(argv: "Sequence[str]") -> "Callable[[], int] | None":

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from envkit.cli.interrupts import interrupt_code
 from envkit.errors import EXIT_FAILURE, EnvkitError
+from envkit.model.interruption import achievements
 
 _NOTHING_BROKEN = "nothing was changed that is not complete"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -98,7 +99,7 @@ def show_interrupt(stop: KeyboardInterrupt, *, events: bool = False) -> int:
     """Tell that a signal ended the command, and what it leaves, see `model/interruption.py`; return its exit code."""
     code = interrupt_code(stop)
     what = "interrupted" if code == 128 + signal.SIGINT else f"ended by {signal.Signals(code - 128).name}"
-    notes = [*reversed(getattr(stop, "__notes__", []))]  # from the whole to its parts
+    notes = [*reversed(getattr(stop, "__notes__", [])), *achievements()]  # from the whole to its parts
     if events:
         return _event(what, "\n".join(notes) or None, None, code)
     # A terminal shows ^C where the cursor is; the line that follows covers it.

@@ -28,6 +28,7 @@ class Interrupts:
         self._pid = os.getpid()
         self._thread = _thread.get_ident()
         self._asked: float | None = None
+        self._over = False
 
     def install(self) -> None:
         """Handle signals from now on, but those that the caller had switched off, as nohup(1) does."""
@@ -39,12 +40,13 @@ class Interrupts:
 
     def ignore(self) -> None:
         """Let the process exit in peace: its work is done."""
-        for number in _ENDING:
-            signal.signal(number, signal.SIG_IGN)
+        self._over = True
 
     def _handle(self, number: int, _frame: object) -> None:
         if os.getpid() != self._pid:
             os._exit(128 + number)
+        if self._over:
+            return
         now = time.monotonic()
         if self._asked is None:
             self._asked = now

@@ -93,8 +93,8 @@ class CommandTree(click.Group):
             with app.progress.hidden():
                 return _tell(failure, events=app.events)
 
-    def main(self, *args: object, **extra: object) -> None:  # type: ignore[override]  # it never returns
-        """Run the command line and exit."""
+    def main(self, *args: object, **extra: object) -> int:  # type: ignore[override]  # in click it never does
+        """Run the command line and return its exit code."""
         extra["standalone_mode"] = False
         code = 0
         try:
@@ -107,7 +107,9 @@ class CommandTree(click.Group):
             code = error.exit_code
         except BrokenPipeError:
             code = EXIT_FAILURE
-        sys.exit(code)
+        except SystemExit as end:  # click has printed a completion
+            code = int(end.code or 0)
+        return code
 
 
 def _tell(failure: BaseException, *, events: bool) -> int:

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+_achievements: list[str] = []
+
 
 class Stopped(KeyboardInterrupt):
     """A signal asked this process to end."""
@@ -25,3 +27,13 @@ def remains(tell: Callable[[], str]) -> Iterator[None]:
         if text:
             stop.add_note(text)
         raise
+
+
+def achieved(text: str) -> None:
+    """Have whatever interrupts this process from now on tell what it has done by then: a sentence as in `remains`."""
+    _achievements.append(text)
+
+
+def achievements() -> tuple[str, ...]:
+    """Return what this process has done so far that an interruption does not undo."""
+    return tuple(_achievements)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from envkit.content import treefile
 from envkit.drivers.crash import crash_point
 from envkit.errors import Conflict, Damaged, EnvkitError, NotFound
-from envkit.model.interruption import remains
+from envkit.model.interruption import achieved, remains
 from envkit.model.tree import Chunk
 from envkit.model.version import LayerRef, Version
 from envkit.services.context import Context
@@ -52,7 +52,7 @@ class Writer:
         self._taboo: Objects | None = None
         self._relied_on: list[Version] = []
         self._publishing: Version | None = None
-        self._published: list[Version] = []
+        self._published = False
 
     def may_reuse(self, chunk: Chunk) -> bool:
         """Tell whether a chunk that the store has may be referred to: its pack is not about to be collected."""
@@ -110,15 +110,16 @@ class Writer:
         crash_point("lease:published")
         if not self._is_safe():
             self._check_again(version)
+        achieved(f"{version} is stored")
+        self._published = True
         self._publishing = None
-        self._published.append(version)
         return version
 
     def told(self) -> str:
-        """Return what has become of the versions to be written, for whoever interrupts the work."""
+        """Return what may have become of the version to be written, for whoever interrupts the work."""
         if self._publishing is not None:
             return f"{self._publishing.env} may have got its version: see `envkit log {self._publishing.env.name}`"
-        return f"{', '.join(map(str, self._published))} is stored" if self._published else "no version was made"
+        return "" if self._published else "no version was made"
 
     def place(self, version: Version) -> bool:
         """Store a version under its own number, unless that is taken; return whether this did it. As `publish`."""

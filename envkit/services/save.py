@@ -229,7 +229,11 @@ def frozen(context: Context, session: Session) -> Iterator[None]:
         yield
     finally:
         if running:
-            cgroup.thaw(name)
+            try:
+                cgroup.thaw(name)
+            except KeyboardInterrupt:  # which comes once
+                cgroup.thaw(name)
+                raise
 
 
 def _load(context: Context, name: str) -> Session:
