@@ -6,6 +6,7 @@ session's lies at the top of each hierarchy, since it outlives the terminal that
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -17,7 +18,11 @@ from envkit.errors import EnvkitError, Unavailable
 ROOT = "/sys/fs/cgroup"
 _MAX_PROC = 64 * 1024
 _PIVOT = "lxc.pivot"
-"""Where LXC's monitors go when they end; it never removes this, and a group that has groups below cannot be removed."""
+"""Where LXC's monitors go when they end; it never removes this, and a group that has groups below cannot be removed.
+
+It is one for all containers of a place, and LXC fails to enter it where somebody removes it just then.
+"""
+_SHORT = 0.5
 
 
 def is_unified() -> bool:
@@ -101,6 +106,29 @@ def nest(name: str) -> list[str]:
     return [below]
 
 
+def share(places: Sequence[str]) -> list[int]:
+    """Keep others from removing what containers have in common in some groups, until these descriptors are closed.
+
+    A lock that anybody can take, so it is not waited for long: who has it for a reason has it for a moment.
+    """
+    descriptors = []
+    deadline = time.monotonic() + _SHORT
+    for place in places:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptors.append(descriptor)
+        while not _lock(descriptor, fcntl.LOCK_SH) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    return descriptors
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def container_groups(name: str, places: Sequence[str] | None = None) -> list[str]:
     """Return the directories of all control groups of a container, in every hierarchy.
 
@@ -157,9 +185,22 @@ def remove_container_groups(name: str, places: Sequence[str] | None = None, *, p
             break
         time.sleep(0.02)
     for place in set(places or ()).difference(tops()):
-        with contextlib.suppress(OSError):  # another container's monitor is in it, on its way out
-            os.rmdir(f"{place}/{_PIVOT}")
+        _remove_pivot(place)
     return remaining
+
+
+def _remove_pivot(place: str) -> None:
+    """Remove what LXC leaves in a group, if no other container is there: the last one does it."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # it is gone with all that was in it
+        return
+    try:
+        if _lock(descriptor, fcntl.LOCK_EX):
+            with contextlib.suppress(OSError):  # another container's monitor is in it, on its way out
+                os.rmdir(f"{place}/{_PIVOT}")
+    finally:
+        os.close(descriptor)
 
 
 def freeze(name: str, *, patience: float = 30.0) -> None:

@@ -57,6 +57,7 @@ class Instance:
         self._lock = lock
         self.places: list[str] | None = None
         """Where the container's control groups are, see `cgroup.container_groups`."""
+        self._shared: list[int] = []
 
     @classmethod
     def create(cls, paths: Paths) -> "Instance":
@@ -75,6 +76,7 @@ class Instance:
         self.places = cgroup.own_groups()
         _write_groups(self.directory, [*self.places, *(f"{place}/{self.name}" for place in self.places)])
         self.places = cgroup.nest(self.name)
+        self._shared = cgroup.share(self.places)
 
     def note_task(self, note: TaskNote) -> None:
         """Leave word which task this is, for who wants to enter its container."""
@@ -86,6 +88,8 @@ class Instance:
 
     def remove(self) -> None:
         """Remove what the job leaves behind: its control groups and its directory."""
+        while self._shared:
+            os.close(self._shared.pop())
         clean_container(self.name, self.places)
         remove_tree(self.directory)
         os.close(self._lock)

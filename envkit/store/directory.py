@@ -130,6 +130,12 @@ class DirectoryStore(Store):
     def _root(self) -> int:
         try:
             return os.open(self._path, _DIRECTORY)
+        except FileNotFoundError as error:
+            raise StoreUnreadable(
+                self.url,
+                reason(error),
+                resolution=f"check whether its filesystem is mounted; `envkit store init {self._path}` makes a new one",
+            ) from error
         except OSError as error:
             raise StoreUnreadable(self.url, reason(error)) from error
 

@@ -1,3 +1,4 @@
+import fcntl
 import os
 
 import pytest
@@ -89,3 +90,26 @@ def test_the_groups_of_a_container_are_found_where_they_were_made(machine):
     root = machine([], ["memory/job/lxc.payload." + NAME, "memory/lxc.payload." + NAME, "pids"])
     assert cgroup.container_groups(NAME) == [f"{root}/memory/lxc.payload.{NAME}"]
     assert cgroup.container_groups(NAME, [f"{root}/memory/job"]) == [f"{root}/memory/job/lxc.payload.{NAME}"]
+
+
+def test_what_containers_have_in_common_goes_with_the_last_one(machine):
+    root = machine([], ["memory/job/lxc.pivot"])
+    (root / "memory/job/lxc.pivot/cgroup.procs").unlink()  # in a real one it does not keep a group from being removed
+    places = [f"{root}/memory/job"]
+    others = cgroup.share(places)
+    assert cgroup.remove_container_groups(NAME, places) == []
+    assert (root / "memory/job/lxc.pivot").is_dir()
+    for descriptor in others:
+        os.close(descriptor)
+    assert cgroup.remove_container_groups(NAME, places) == []
+    assert not (root / "memory/job/lxc.pivot").exists()
+
+
+def test_a_lock_that_a_stranger_never_gives_back_keeps_nobody_from_starting(machine, monkeypatch):
+    root = machine([], ["memory/job"])
+    monkeypatch.setattr(cgroup, "_SHORT", 0.01)
+    stranger = os.open(root / "memory/job", os.O_RDONLY)
+    fcntl.flock(stranger, fcntl.LOCK_EX)
+    (descriptor,) = cgroup.share([f"{root}/memory/job"])
+    os.close(descriptor)
+    os.close(stranger)
