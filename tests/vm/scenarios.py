@@ -5,6 +5,7 @@ raises AssertionError where a promise is broken, and may return what it has to t
 """
 
 import json
+import os
 import random
 import shlex
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from vm.image import USER
 from vm.network import Hub
 from vm.power_campaign import PowerCampaign
 
+_BEGUN = "/var/tmp/jobs/begun"
 _CUTS = 2
 _MOMENTS = 9
 """Moments before each cut that are judged as well."""
@@ -32,10 +34,12 @@ class Stage(NamedTuple):
 
 
 def reboot(guest, _):
-    """A session is opened, the machine shut down; after the boot the session goes on and is saved."""
+    """A session is opened and a job begun, the machine shut down; after the boot both go on, the job by itself."""
     _session(guest)
+    number = _job(guest)
     guest.power_off()
     guest.boot()
+    _begins_again(guest, number)
     _goes_on(guest)
 
 
@@ -77,6 +81,33 @@ def _session(guest):
     guest.sh(suite.TINY).ok()
     guest.run("envkit", "create", "work", "--base", "tiny", "--no-shell").ok()
     guest.run("envkit", "exec", "work", "--", "sh", "-c", "echo before >/opt/file; rm /etc/passwd").ok()
+
+
+def _job(guest):
+    """Have the service run a job, which would end only after a second start; return its number."""
+    unit = f"{suite.INSIDE}/scripts/systemd/envkit-queue.service"
+    guest.sh('install -d -m 1777 "$1"', os.path.dirname(_BEGUN)).ok()
+    guest.sh('install -m 644 "$1" /etc/systemd/system/ && systemctl enable --now envkit-queue', unit).ok()
+    script = f"echo begun >>{_BEGUN}; test $(wc -l <{_BEGUN}) = 2 || sleep 10000; echo ended"
+    options = ("-e", "base/tiny", "-v", os.path.dirname(_BEGUN))
+    number = guest.run("envkit", "submit", *options, "--", "sh", "-c", script).ok()
+    _wait_for_starts(guest, 1)
+    guest.sh("systemctl restart envkit-queue && systemctl is-active envkit-queue").ok()
+    (task,) = json.loads(guest.run("envkit", "jobs", number, "--json").ok())
+    assert task["state"] == "running", task
+    return number
+
+
+def _begins_again(guest, number):
+    _wait_for_starts(guest, 2)
+    guest.run("envkit", "wait", number).ok()
+    assert guest.run("envkit", "result", number).ok() == "ended"
+
+
+def _wait_for_starts(guest, count):
+    """Wait for the job without a command of envkit's, each of which would run the queue itself."""
+    script = 'for i in $(seq 120); do test "$(cat "$1" | wc -l)" = "$2" && exit; sleep 1; done; exit 1'
+    guest.sh(script, _BEGUN, str(count), timeout=300).ok()
 
 
 def _goes_on(guest):
