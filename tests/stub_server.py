@@ -49,11 +49,15 @@ GONE = (b"", 0.0)
 
 
 class StubServer:
-    """Answers one request a connection, in the order of `answers`; `requests` are (method, target, body)s."""
+    """Answers one request a connection, in the order of `answers`; `requests` are (method, target, body)s.
+
+    `fields` are the last request's, by name in lower case.
+    """
 
     def __init__(self):
         self.answers = []
         self.requests = []
+        self.fields = {}
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -82,10 +86,12 @@ class StubServer:
             if not line.isascii() or not line.strip():
                 connection.sendall(b"HTTP/1.1 400 This is no HTTP\r\n\r\n")
                 return
-            length = 0
+            fields = {}
             while (header := stream.readline().strip()) != b"":
                 name, _, value = header.decode().partition(":")
-                length = int(value) if name.lower() == "content-length" else length
+                fields[name.lower()] = value.strip()
+            self.fields = fields
+            length = int(fields.get("content-length", 0))
             method, target, _ = line.decode().split()
             body = stream.read(length)
             self.requests.append((method, target, body))

@@ -23,8 +23,7 @@ def describe(url: str, settings: StoreSettings, environment: Mapping[str, str]) 
         # Resolved here, with the caller's rights: the server is for everybody and reads nobody's files.
         access = find_access(settings, environment)
         given = {"url": url, "endpoint": access.endpoint, "region": access.region}
-        if access.provider is not None:
-            keys = access.provider()
+        if (keys := access.current()) is not None:
             given["AWS_ACCESS_KEY_ID"] = str(keys["access_key_id"])
             given["AWS_SECRET_ACCESS_KEY"] = str(keys["secret_access_key"])
             if keys.get("token"):

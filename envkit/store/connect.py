@@ -20,7 +20,9 @@ from envkit.store.faults import Place
 from envkit.store.settings import StoreSettings
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, S3Credential
+
+    from envkit.store.credentials import Provider
 
 _URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{1,254})(?:/(.*))?")
 _NO_RETRIES: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
@@ -80,11 +82,21 @@ def _s3(url: str, bucket: str, settings: StoreSettings, environment: Mapping[str
         from obstore.store import S3Store
 
         config: dict[str, Any] = {"region": access.region, "endpoint": server, "disable_bulk_delete": True}
-        if access.provider is not None:
-            config["credential_provider"] = access.provider
+        if access.credential is not None:
+            config |= _credential(access.credential)
         return S3Store(bucket, client_options=options, retry_config=_NO_RETRIES, **config)
 
     return Place(url=url, bucket=bucket, server=server, keys=access.keys), connect
+
+
+def _credential(credential: "S3Credential | Provider") -> dict[str, Any]:
+    """Return a credential as obstore's settings; a function only where it has to be one: asking it costs imports."""
+    if callable(credential):
+        return {"credential_provider": credential}
+    if credential.get("token") is None and os.environ.get("AWS_SESSION_TOKEN"):
+        return {"credential_provider": lambda: credential}  # else obstore would add that token, of another key
+    keys = {"access_key_id": credential["access_key_id"], "secret_access_key": credential["secret_access_key"]}
+    return keys | ({"session_token": credential["token"]} if credential.get("token") else {})
 
 
 def _google(url: str, bucket: str, settings: StoreSettings, environment: Mapping[str, str]) -> tuple[Place, Connect]:

@@ -28,7 +28,7 @@ Section = Mapping[str, str]
 
 
 class Access(Record):
-    """How to reach S3: `endpoint` is "" for Amazon's own, `provider` None where obstore finds keys itself.
+    """How to reach S3: `endpoint` is "" for Amazon's own, `credential` None where obstore finds keys itself.
 
     `keys` names where the keys come from, for messages.
     """
@@ -36,7 +36,14 @@ class Access(Record):
     endpoint: str
     region: str
     keys: str
-    provider: Provider | None
+    credential: "S3Credential | Provider | None"
+
+    def current(self) -> "S3Credential | None":
+        """Return the credential as it is now."""
+        return self.credential() if callable(self.credential) else self.credential
+
+    def __repr__(self) -> str:
+        return f"Access({self.keys})"
 
 
 class _Profile(Record):
@@ -56,18 +63,20 @@ def find_access(settings: StoreSettings, environment: Mapping[str, str]) -> Acce
     """
     asked = settings.profile or environment.get("AWS_PROFILE", "")
     profile = _profile(asked, settings, environment)
-    keys, provider = _keys(settings, environment, profile)
+    keys, credential = _keys(settings, environment, profile)
     region = settings.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     endpoint = settings.endpoint or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     return Access(
         endpoint=endpoint or profile.section.get("endpoint_url", ""),
         region=region or profile.section.get("region", "") or _DEFAULT_REGION,
         keys=keys,
-        provider=provider,
+        credential=credential,
     )
 
 
-def _keys(settings: StoreSettings, environment: Mapping[str, str], profile: _Profile) -> tuple[str, Provider | None]:
+def _keys(
+    settings: StoreSettings, environment: Mapping[str, str], profile: _Profile
+) -> tuple[str, "S3Credential | Provider | None"]:
     variables = {
         "aws_access_key_id": environment.get("AWS_ACCESS_KEY_ID", ""),
         "aws_secret_access_key": environment.get("AWS_SECRET_ACCESS_KEY", ""),
@@ -85,7 +94,7 @@ def _keys(settings: StoreSettings, environment: Mapping[str, str], profile: _Pro
     return "the key that this machine has", None
 
 
-def _static(section: Section, incomplete: str) -> Provider:
+def _static(section: Section, incomplete: str) -> "S3Credential":
     key, secret = section.get("aws_access_key_id", ""), section.get("aws_secret_access_key", "")
     token = section.get("aws_session_token") or None
     if not key or not secret:
@@ -93,7 +102,7 @@ def _static(section: Section, incomplete: str) -> Provider:
     for value in (key, secret, token or ""):
         if not value.isascii() or not value.isprintable():
             raise UnusableCredentials("a key for the store has characters that no key has", resolution="copy it again")
-    return lambda: {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
+    return {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
 
 
 def _through_boto3(settings: StoreSettings, environment: Mapping[str, str], profile: _Profile, beyond: str) -> Provider:

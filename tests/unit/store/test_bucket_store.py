@@ -38,12 +38,12 @@ def server():
     server.close()
 
 
-def bucket(endpoint, patience=FAST, url="s3://bucket/prefix"):
+def bucket(endpoint, patience=FAST, url="s3://bucket/prefix", token=f"token-{SECRET}"):
     variables = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
         "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_SESSION_TOKEN": f"token-{SECRET}",
+        "AWS_SESSION_TOKEN": token or "",
     }
     return open_bucket(url, StoreSettings(), environment=variables, patience=patience)
 
@@ -58,6 +58,19 @@ def test_a_key_is_below_the_prefix_in_the_bucket(server, store):
     assert store.put_if_absent(KEY, (b"1", b"2")) is True
     assert store.get(KEY, limit=2) == b"12"
     assert server.requests == [("PUT", f"/bucket/prefix/{KEY}", b"12"), ("GET", f"/bucket/prefix/{KEY}", b"")]
+
+
+@pytest.mark.parametrize("of_process", [None, "another key's"])
+@pytest.mark.parametrize("own", [None, f"token-{SECRET}"])
+def test_a_key_goes_with_its_own_token_and_with_no_other(server, monkeypatch, own, of_process):
+    """obstore takes what it is not told from the variables of the process."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "OTHER")
+    if of_process is not None:
+        monkeypatch.setenv("AWS_SESSION_TOKEN", of_process)
+    server.answers = [answer(200, b"12")]
+    assert bucket(server.endpoint, token=own).get(KEY, limit=2) == b"12"
+    assert "Credential=AKIDEXAMPLE/" in server.fields["authorization"]
+    assert server.fields.get("x-amz-security-token") == own
 
 
 def test_a_put_that_finds_its_key_taken_lost_and_nothing_is_read(server, store):

@@ -54,12 +54,12 @@ def home(tmp_path):
 
 
 def key(access):
-    return access.provider()["access_key_id"]
+    return access.current()["access_key_id"]
 
 
 def test_variables_win_over_files(home):
     access = home.access(**VARIABLES, AWS_SESSION_TOKEN="TOKEN", AWS_PROFILE="lab")
-    assert access.provider() == {
+    assert access.current() == {
         "access_key_id": "VARIABLE",
         "secret_access_key": SECRET,
         "token": "TOKEN",
@@ -71,7 +71,7 @@ def test_variables_win_over_files(home):
 def test_a_profile_that_envkit_was_told_wins_over_variables(home):
     access = home.access("lab", **VARIABLES, AWS_SESSION_TOKEN="TOKEN")
     assert key(access) == "LAB"
-    assert access.provider()["token"] == "LABTOKEN"
+    assert access.current()["token"] == "LABTOKEN"
     assert access.keys == f"the key of the profile lab in {home.path}/.aws/credentials"
     assert (access.region, access.endpoint) == ("eu-lab-1", "https://s3.lab.example")
 
@@ -98,7 +98,7 @@ def test_where_there_is_nothing_obstore_looks_itself(tmp_path):
     caller = Caller(uid=os.getuid(), gid=os.getgid(), name="", home=str(tmp_path))
     for settings in (StoreSettings(), StoreSettings(caller=caller)):
         access = find_access(settings, {})
-        assert (access.provider, access.region, access.endpoint) == (None, "us-east-1", "")
+        assert (access.credential, access.region, access.endpoint) == (None, "us-east-1", "")
 
 
 def test_files_may_be_elsewhere(home, tmp_path):
