@@ -6,8 +6,6 @@ what none of them says is left to obstore: the role of a pod or machine. A key i
 
 import os
 from collections.abc import Callable, Mapping
-from configparser import Error as ConfigError
-from configparser import RawConfigParser
 from typing import TYPE_CHECKING
 
 from envkit.drivers.caller import Caller, process_user, read_settings
@@ -165,13 +163,17 @@ def _sections(path: str, caller: Caller | None) -> dict[str, dict[str, str]]:
     :raises InvalidInput: it is not safe to use.
     """
     data = read_settings(path, caller or process_user(), limit=_MAX_BYTES)
+    if data is None:
+        return {}
+    from configparser import Error, RawConfigParser  # most jobs have their keys in variables, or from the machine
+
     # No section has the name of the defaults, which AWS does not know: a "DEFAULT" is one like any other.
     parser = RawConfigParser(default_section="", comment_prefixes=("#", ";"))
     try:
-        parser.read_string((data or b"").decode())
+        parser.read_string(data.decode())
     except UnicodeDecodeError:
         raise UnusableCredentials(f"cannot read {path}: it is no text in UTF-8", resolution="write it again") from None
-    except ConfigError as error:
+    except Error as error:
         # Without what the parser said: it repeats the line.
         raise UnusableCredentials(
             f"cannot read {path}: line {_line(error)} is not as it should be",
@@ -180,6 +182,6 @@ def _sections(path: str, caller: Caller | None) -> dict[str, dict[str, str]]:
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def _line(error: ConfigError) -> object:
+def _line(error: Exception) -> object:
     lines = getattr(error, "errors", None)
     return lines[0][0] if lines else getattr(error, "lineno", "?")
