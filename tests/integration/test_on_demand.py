@@ -10,6 +10,7 @@ import time
 import pytest
 from commandline import PATIENCE, Envkit
 
+from envkit.drivers.probes import kernel_at_least
 from envkit.errors import EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_USAGE
 
 pytestmark = [pytest.mark.root, pytest.mark.lxc]
@@ -146,9 +147,10 @@ def test_stat_shows_what_was_fetched_and_which_files(node):
     try:
         assert job.stdout.readline() == b"file 3 of a thousand\n"
         shown = node("stat", "--files").ok()
-        assert "/opt/many/3/3" in shown
         assert "/bin/busybox" in shown
-        assert "/opt/large1" not in shown
+        if kernel_at_least(6, 12):  # else it reads through a loop device, and what lies beside a file, too
+            assert "/opt/many/3/3" in shown
+            assert "/opt/large1" not in shown
         state = node.json("stat")
         assert state["running"]
         assert state["fetched"]["requests"] > 0
