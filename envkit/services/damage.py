@@ -12,13 +12,14 @@ VERSION = "version"
 TREE = "tree"
 PACK = "pack"
 NOTE = "note"
+LOST = "lost version"
 
 
 @dataclass(frozen=True)
 class Damage:
     """One damaged or missing object.
 
-    :ivar kind: what it is, VERSION, TREE, PACK or NOTE (a record of a collection).
+    :ivar kind: VERSION, TREE, PACK, NOTE (a record of a collection), or LOST (a version that a collection has seen).
     :ivar digest: of a tree or a pack, in hexadecimal; empty for the others.
     :ivar chunks: of a pack, the digests of the chunks that cannot be had from it.
     :ivar versions: the versions that need it.

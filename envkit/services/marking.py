@@ -130,7 +130,10 @@ class Marker:
         :raises CollectionStopped: some are lost.
         """
         # After the listings: what another collection saw meanwhile counts, too.
-        known = roots.read(self._store).newest
+        try:
+            known = roots.read(self._store).newest
+        except Damaged as error:
+            raise CollectionStopped(error) from error
         shown = _numbers(listed)
         hidden = [env for env, number in known.items() if number > max(shown.get(env, ()), default=0)]
         keys = [layout.version_key(env, known[env]) for env in hidden]

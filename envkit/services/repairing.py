@@ -11,10 +11,11 @@ from envkit.drivers.crash import crash_point
 from envkit.drivers.files import locked, make_directory, read_bounded, write_atomic
 from envkit.errors import InvalidInput
 from envkit.services.context import Context, require_root
-from envkit.services.damage import NOTE, PACK, TREE, VERSION, Damage, damage_json
+from envkit.services.damage import LOST, NOTE, PACK, TREE, VERSION, Damage, damage_json
 from envkit.services.rebuilding import MAX_OBJECT, Sources, is_object
 from envkit.services.startpacks import START
 from envkit.services.verifying import Verification
+from envkit.store import layout
 from envkit.store.errors import StoreUnwritable
 from envkit.store.open import open_store, read_format
 
@@ -93,7 +94,7 @@ class _Repair:
         """Mend versions and trees; tell whether there may be more to find behind those that were mended."""
         mended = False
         for damage in damages:
-            if damage.key not in self._given_up and damage.kind in (VERSION, TREE):
+            if damage.key not in self._given_up and damage.kind in (VERSION, TREE, LOST):
                 is_tree = damage.kind == TREE
                 found = self._sources.tree(damage.digest) if is_tree else self._sources.version(damage.key)
                 mended |= self._mend(damage, found)
@@ -122,6 +123,13 @@ class _Repair:
 
 
 def _advice(damage: Damage) -> str:
+    if damage.kind == LOST:
+        return (
+            f"restore {damage.key} from a copy of this store, or with `envkit repair --from STORE`; to give it up,"
+            f" remove all objects below {layout.ROOTS}"
+        )
+    if damage.key == layout.ROOTS:
+        return "remove the list that cannot be read: the one that was written before it counts then"
     if damage.kind == NOTE:
         return "`envkit gc` gives this collection up and begins another one"
     if damage.kind == VERSION:

@@ -20,11 +20,11 @@ from envkit.model.progress import Step
 from envkit.model.tree import Chunk, Tree
 from envkit.model.version import MAX_VERSION_BYTES, Version, version_from_json
 from envkit.services.context import Context
-from envkit.services.damage import NOTE, PACK, TREE, VERSION, Damage, Needs, damage_json, with_files
+from envkit.services.damage import LOST, NOTE, PACK, TREE, VERSION, Damage, Needs, damage_json, with_files
 from envkit.services.startpacks import check_starts
-from envkit.store import epochs, layout, versions
+from envkit.store import epochs, layout, roots, versions
 from envkit.store.base import Status, Store
-from envkit.store.errors import ObjectNotFound, ObjectTooLarge, ObjectTruncated
+from envkit.store.errors import ObjectNotFound, ObjectTooLarge, ObjectTruncated, StoreUnreadable
 from envkit.store.objects import get_tree
 from envkit.store.parallel import each
 
@@ -141,6 +141,19 @@ class Verification:
             pass  # a collection has just ended
         except Damaged as error:
             self.result.damages.append(Damage(layout.COLLECTIONS, NOTE, error.brief))
+        if self._ref is None:
+            self.result.damages += self._lost()
+
+    def _lost(self) -> list[Damage]:
+        """Return what collections, which stop at it, have seen and the store does not have any more."""
+        try:
+            newest = list(roots.read(self._store).newest.items())
+        except (Damaged, StoreUnreadable) as error:
+            return [Damage(layout.ROOTS, NOTE, error.brief)]
+        keys = [layout.version_key(env, number) for env, number in newest]
+        sizes = zip(newest, keys, each(self._store.size, keys), strict=True)
+        problem = "is gone, the newest record that a collection saw of its environment"
+        return [Damage(key, LOST, problem, versions=(f"{e}@{n}",)) for (e, n), key, size in sizes if size is None]
 
     def _starts(self, chosen: list[Version], *, data: bool) -> None:
         with self._context.progress.step("start packs", unit="start packs") as step:

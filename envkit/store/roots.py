@@ -76,7 +76,7 @@ def _load(store: Store, key: str) -> dict[EnvName, int]:
             raise Damaged(f"{where} is damaged: it names something that is no version record")
     except Damaged as error:
         raise Damaged(
-            f"nothing was collected: {error.brief}",
+            error.brief,
             resolution=error.resolution or "remove this object: the list that was written before it counts then",
         ) from error
     return dict(filter(None, places))

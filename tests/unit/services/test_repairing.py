@@ -23,7 +23,7 @@ from envkit.services.layers import layer_images
 from envkit.services.publishing import Writer
 from envkit.services.repairing import repair, repaired_json
 from envkit.services.verifying import verify
-from envkit.store import layout, versions
+from envkit.store import layout, roots, versions
 from envkit.store.objects import get_tree
 
 pytestmark = pytest.mark.root
@@ -135,6 +135,25 @@ def test_every_object_heals_from_a_copy_of_the_store(lab, mirror, kind, change):
     assert (len(done.mended), done.left) == (1, [])
     assert is_whole(lab)
     assert repaired_json(done)["mended"][0]["object"] == done.mended[0].key
+
+
+def test_a_record_that_is_gone_heals_where_a_collection_has_seen_it(lab, mirror):
+    roots.note(lab.store, {EnvName(owner="lab", name="c"): 1})
+    forget_caches(lab)
+    rewrite(lab, objects_of(lab, "c")["record"], CHANGES["missing"])
+    (left,) = mend(lab).left
+    assert "envkit repair --from STORE" in left.resolution
+    assert "remove all objects below roots/" in left.resolution
+    done = mend(lab, mirror)
+    assert ([damage.kind for damage in done.mended], done.left) == (["lost version"], [])
+    assert verify(lab.fresh_context(), data=True).damages == []
+
+
+def test_a_list_of_what_collections_have_seen_is_not_mended(lab):
+    roots.note(lab.store, {EnvName(owner="lab", name="c"): 1})
+    rewrite(lab, "roots/00000001", flipped)
+    (left,) = mend(lab).left
+    assert "the one that was written before it counts" in left.resolution
 
 
 def test_everything_at_once_heals_from_a_copy_of_the_store(lab, mirror):

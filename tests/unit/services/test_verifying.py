@@ -11,7 +11,7 @@ from envkit.errors import InvalidInput, NotFound
 from envkit.model.ids import EnvName
 from envkit.services import damage as damages
 from envkit.services.verifying import verified_json, verify
-from envkit.store import epochs, layout, versions
+from envkit.store import epochs, layout, roots, versions
 from envkit.store.epochs import NOTHING
 from envkit.store.objects import get_tree
 
@@ -204,6 +204,26 @@ def test_a_damaged_record_of_a_collection_is_named(lab):
     (damage,) = check(lab).damages
     assert (damage.kind, damage.versions) == (damages.NOTE, ())
     assert "gc/00000001.condemned" in damage.problem
+
+
+def test_a_version_that_a_collection_has_seen_and_nothing_shows_any_more_is_named(lab):
+    roots.note(lab.store, {EnvName(owner="lab", name="c"): 1})
+    assert check(lab).damages == []
+    rewrite(lab, "envs/lab/c/00000001.json", lambda _: None)
+    (damage,) = check(lab).damages
+    assert (damage.key, damage.kind, damage.versions) == ("envs/lab/c/00000001.json", damages.LOST, ("lab/c@1",))
+    assert check(lab, "a").damages == []
+
+
+def test_a_list_of_what_collections_have_seen_that_cannot_be_read_is_named(lab):
+    roots.note(lab.store, {EnvName(owner="lab", name="c"): 1})
+    rewrite(lab, "roots/00000001", flipped)
+    (damage,) = check(lab).damages
+    assert (damage.key, damage.kind) == ("roots/", damages.NOTE)
+    assert "roots/00000001" in damage.problem
+    rewrite(lab, "roots/00000001", lambda _: None)
+    (damage,) = check(lab).damages
+    assert "no longer lists anything" in damage.problem
 
 
 @pytest.mark.parametrize("text", ["nobody", "a@7"])

@@ -121,7 +121,7 @@ def test_a_damaged_list_is_named_and_the_one_before_it_can_take_its_place(store,
     roots.note(store, {A: 2})
     store.delete("roots/00000002")
     store.put_if_absent("roots/00000002", data)
-    with pytest.raises(Damaged, match="nothing was collected: roots/00000002 in the store") as caught:
+    with pytest.raises(Damaged, match=r"^roots/00000002 in the store") as caught:
         roots.read(store)
     assert "remove this object" in caught.value.resolution or "update envkit" in caught.value.resolution
     store.delete("roots/00000002")
