@@ -16,6 +16,7 @@ class Stack:
     """One stack that one client runs: its layers, the lowest first, and which of them are served.
 
     :ivar environment: None where nothing is to be found or recorded for it.
+    :ivar came: when all of its start pack had come, on the monotonic clock, and how many reads had waited by then.
     """
 
     def __init__(self, identity: str, message: Mapping[str, object], store: str) -> None:
@@ -35,6 +36,7 @@ class Stack:
         self.looked = threading.Event()
         self.prepared = threading.Event()
         self.stream: Stream | None = None
+        self.came: tuple[float, int] | None = None
         self.recording: Recording | None = None
         self.limited: frozenset[str] = frozenset()
         self.fetched: dict[str, tuple[int, float, dict[str, int]]] = {}

@@ -39,6 +39,9 @@ _BELIEVED = 300.0
 _MISSED = 10.0
 _MAX_FOUND = 64
 _MAX_REASONS = 3
+_AT_WORK = 3.0
+_MISSES = 3
+"""A container has started so many seconds after its start pack has come, or reads that had to wait for more."""
 _READ_AHEAD = 128
 """KiB that the kernel reads ahead once a stack has started, as it would by itself: more costs who maps libraries."""
 _DEVICE = re.compile(r"erofs-[0-9]{1,20}")
@@ -156,9 +159,25 @@ class Stacks:
                 if not stack.stream.active:
                     self._helped.pop(stack.identity, None)
         for stack in list(self._stacks.values()):
-            recorded = stack.recording is not None and not stack.recording.ended
-            if not recorded and (stack.stream is None or not stack.stream.active):
+            if stack.limited and self._has_started(stack):
                 self._widen(stack)
+
+    def _has_started(self, stack: Stack) -> bool:
+        """Tell whether a container is beyond what is recorded, or comes with a start pack.
+
+        When the pack has come it is still at work on it, and the longer the more others start beside it.
+        """
+        if stack.recording is not None and not stack.recording.ended:
+            return False
+        if stack.stream is None or stack.stream.active:
+            return stack.stream is None
+        if not stack.stream.progress().done:  # all of it was here
+            return True
+        waits = sum(self.layers.layer(digest).waits for digest in stack.served)
+        if stack.came is None:
+            stack.came = time.monotonic(), waits
+        since, before = stack.came
+        return waits >= before + _MISSES or time.monotonic() > since + _AT_WORK
 
     @staticmethod
     def _widen(stack: Stack) -> None:

@@ -8,6 +8,7 @@ from cache_support import plain_sample
 from envkit.drivers import mount
 from envkit.errors import EnvkitError
 from envkit.model.paths import Paths
+from envkit.ondemand import stacks as stacks_module
 from envkit.ondemand.fetcher import Fetcher
 from envkit.ondemand.refusals import Refusals
 from envkit.ondemand.sources import Stores
@@ -29,6 +30,7 @@ class FakeLayers:
                 cached=sample.open(f"{directory}/{digest}"),
                 fetched_bytes=0,
                 stalled=0.0,
+                waits=7,
                 fetch=lambda *_: None,
                 refusals=Refusals(),
             )
@@ -50,6 +52,7 @@ class FakeStream:
         self.granules = set(granules)
         self.active = True
         self.expired = 0
+        self.done = 1
         self.waiters = []
 
     def expected(self, layer, granule):
@@ -64,7 +67,7 @@ class FakeStream:
         self.expired += 1
 
     def progress(self):
-        return types.SimpleNamespace(bytes=1000)
+        return types.SimpleNamespace(bytes=1000, done=self.done)
 
 
 @pytest.fixture
@@ -201,7 +204,9 @@ def devices(tmp_path, monkeypatch):
     return lambda name: int((tmp_path / "devices" / name / "read_ahead_kb").read_text())
 
 
-def test_the_kernel_reads_ahead_again_when_a_start_pack_has_come(stacks, devices):
+@pytest.fixture
+def helped(stacks, devices):
+    """The stream of a stack for which the kernel reads ahead only a little."""
     stack, stream = begin(stacks, start_pack=False), FakeStream((1, 5))
     prepared(stacks, stack)
     help_with(stacks, stack, stream)
@@ -209,9 +214,30 @@ def test_the_kernel_reads_ahead_again_when_a_start_pack_has_come(stacks, devices
     stacks.round()
     assert devices("erofs-7") == 16
     stream.active = False
+    return stream
+
+
+def test_the_kernel_reads_ahead_again_when_readers_wait_for_what_no_start_pack_brings(stacks, devices, helped):
+    layer = stacks.layers.layer(TWO)
+    for more, ahead in ((0, 16), (2, 16), (1, 128)):
+        layer.waits += more
+        stacks.round()
+        assert devices("erofs-7") == ahead
+    assert devices("7:0") == 16
+
+
+def test_the_kernel_reads_ahead_again_some_time_after_a_start_pack(stacks, devices, helped, monkeypatch):
+    stacks.round()
+    assert devices("erofs-7") == 16
+    monkeypatch.setattr(stacks_module, "_AT_WORK", 0.0)
     stacks.round()
     assert devices("erofs-7") == 128
-    assert devices("7:0") == 16
+
+
+def test_the_kernel_reads_ahead_again_at_once_where_all_was_here(stacks, devices, helped):
+    helped.done = 0
+    stacks.round()
+    assert devices("erofs-7") == 128
 
 
 def test_the_kernel_reads_ahead_again_when_a_recording_takes_no_more(stacks, devices):
