@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from envkit.model.interruption import Stopped
+from envkit.model.interruption import Stopped, note_achievements
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Interrupts:
         for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+        note_achievements()
         sys.unraisablehook = self._not_raised
         sys.excepthook = _silent_for_interrupts
 

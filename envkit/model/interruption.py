@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-_achievements: list[str] = []
+_achievements: list[str] | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,11 +29,18 @@ def remains(tell: Callable[[], str]) -> Iterator[None]:
         raise
 
 
+def note_achievements() -> None:
+    """Begin to note what this process achieves: for who tells of its interruption at its end."""
+    global _achievements  # as signals are, it is the process's
+    _achievements = []
+
+
 def achieved(text: str) -> None:
     """Have whatever interrupts this process from now on tell what it has done by then: a sentence as in `remains`."""
-    _achievements.append(text)
+    if _achievements is not None:
+        _achievements.append(text)
 
 
 def achievements() -> tuple[str, ...]:
     """Return what this process has done so far that an interruption does not undo."""
-    return tuple(_achievements)
+    return tuple(_achievements or ())

@@ -9,6 +9,9 @@ from envkit.model.ids import EnvName, EnvRef
 from envkit.store import rows
 from envkit.store.base import Store
 
+_CLOSE = 0.75
+"""What a whole name has to have in common with another one; those of one owner all have much."""
+
 
 def not_found(store: Store, ref: EnvRef) -> NotFound:
     """Return the error for a name that `versions.resolve` could not resolve."""
@@ -29,7 +32,8 @@ def _no_environment(store: Store, env: EnvName, history: History) -> NotFound:
 
     there = {str(other): other for other in rows.list_environments(store) if other != env}
     by_name = {other.name: text for text, other in there.items()}
-    close = [*get_close_matches(str(env), there, n=3), *(by_name[n] for n in get_close_matches(env.name, by_name, n=3))]
+    names = get_close_matches(env.name, by_name, n=3)
+    close = [*get_close_matches(str(env), there, n=3, cutoff=_CLOSE), *(by_name[name] for name in names)]
     close = [text for text in dict.fromkeys(close) if _has_versions(store, there[text])][:3]
     return NotFound(
         f"no base {env.name}" if env.is_base else f"no environment {env}",
