@@ -15,7 +15,8 @@ from envkit.drivers.hasher import Hasher, Ranges
 from envkit.model.tree import Chunk, Entry, Segment
 
 _PORTION = 64 << 20  # bytes that are compared at once; after as many without a chunk in its place the rest is new
-_WORTH = 8  # largest chunks: going on behind fewer bytes than this costs more than they do
+WORTH = 8
+"""Largest chunks: comparing fewer bytes than this, or going on behind them, costs more than it saves."""
 
 Open = Callable[[Entry], AbstractContextManager[tuple[int, Iterable[tuple[int, int]]]]]
 """Gives a descriptor of a file, and where it has data, as (start, end) in bytes, in order; all else is holes."""
@@ -45,6 +46,10 @@ class Comparison:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is under way; nothing is compared any more."""
         self._hasher.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._hasher.close()
@@ -97,7 +102,7 @@ def _whole(entry: Entry, former: Sequence[Segment], chunks: Sequence[Chunk]) -> 
 
 
 def _are_many(segments: Iterable[Segment], most: int) -> bool:
-    return sum(segment.length for segment in segments) >= _WORTH * most
+    return sum(segment.length for segment in segments) >= WORTH * most
 
 
 def _within(segments: Iterable[Segment], data: Iterable[tuple[int, int]]) -> Iterator[Segment]:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from envkit.errors import EnvkitError
 from envkit.model.tree import display_path
 from envkit.overlay.errors import ChangedMeanwhile
 from envkit.overlay.walk import open_file, read_error
@@ -28,6 +29,19 @@ class Identity(NamedTuple):
 def identity(status: os.stat_result) -> Identity:
     """Return the identity of a file."""
     return Identity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def find_identity(root: int, path: bytes) -> Identity | None:
+    """Return the identity of the file at a path below an open directory; None where no file can be opened."""
+    try:
+        fd = open_file(root, path)
+    except EnvkitError:
+        return None
+    try:
+        status = os.fstat(fd)
+        return identity(status) if stat.S_ISREG(status.st_mode) else None
+    finally:
+        os.close(fd)
 
 
 def read_extents(root: int, path: bytes, expected: Identity, begin: int = 0) -> Iterator[tuple[int, bytes]]:

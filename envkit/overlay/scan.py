@@ -8,7 +8,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from envkit.model.idmap import IdMap, IdRange
@@ -16,7 +15,7 @@ from envkit.model.tree import MAX_FILE, MAX_ID, MAX_MTIME_SECONDS, Entry, Kind, 
 from envkit.model.version import Finding
 from envkit.overlay.attributes import Attributes, container_id, translate
 from envkit.overlay.errors import EntryRefused, LimitExceeded, MountInside, PartOfOverlay
-from envkit.overlay.extents import Identity, identity, open_extents, read_extents
+from envkit.overlay.extents import Identity, identity, read_extents
 from envkit.overlay.findings import Findings
 from envkit.overlay.privilege import require_privilege
 from envkit.overlay.walk import Listing, open_root, read_attributes, read_link, walk
@@ -83,10 +82,6 @@ class Scan:
         :raises ScanFailed: the file system gave an error.
         """
         return read_extents(self._root, entry.path, self.files[entry.path], start)
-
-    def opened(self, entry: Entry) -> AbstractContextManager[tuple[int, Iterator[tuple[int, int]]]]:
-        """Give a descriptor of a file, and where it has data, as (start, end) in bytes; raises as `open` does."""
-        return open_extents(self._root, entry.path, self.files[entry.path])
 
     def stamp(self, path: bytes, size: int | None = None) -> tuple[int, int] | None:
         """Return a file's inode and ctime in nanoseconds; None if there is none at the path, or none of that size."""

@@ -14,11 +14,12 @@ from dataclasses import astuple, dataclass, field
 import msgspec
 
 from envkit.content.chunker import DEFAULT_SIZES
+from envkit.content.former import WORTH
 from envkit.drivers import libc
 from envkit.drivers.files import io_error, read_bounded, write_atomic
 from envkit.errors import EnvkitError
 from envkit.model.session import Session
-from envkit.model.tree import Chunk, Kind, Segment
+from envkit.model.tree import Chunk, Kind, Segment, Tree
 from envkit.overlay.extents import Identity
 from envkit.overlay.scan import Scan
 from envkit.services.context import Context
@@ -31,6 +32,8 @@ _MAX_BYTES = 1 << 28
 # been written to again shortly after it without another ctime.
 _TICK_NS = 20_000_000
 
+_LARGE = WORTH * DEFAULT_SIZES.most
+
 # Stands for a file that has to be read again.
 _AGAIN = Identity(0, 0, 0, 0)
 # `Kind.FILE` is a slow look-up in Python 3.11.
@@ -41,7 +44,8 @@ class Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """The stored form: how contents were cut, the digest of the tree, and what each of its files was, in order.
 
     `plain` are the inodes without extended attributes, with their ctimes. `scanned` is a digest of the scan and of
-    all else that decides what is stored, `stored` the one of what that was; empty where that is not certain.
+    all else that decides what is stored, `stored` the one of what that was; empty where that is not certain. `large`
+    are those of `files` that are worth comparing with what they were, by path.
     """
 
     sizes: tuple[int, ...] = ()
@@ -50,6 +54,7 @@ class Notes(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     plain: dict[int, int] = {}
     scanned: str = ""
     stored: str = ""
+    large: dict[bytes, Identity] = {}
 
     def outcome(self, scanned: str) -> str | None:
         """Return the digest of what is stored of a scan, if it was the last save's."""
@@ -89,25 +94,30 @@ def read_notes(context: Context, session: Session) -> Notes:
         return Notes()
 
 
-def recall(context: Context, session: Session, scan: Scan, *, notes: Notes | None = None) -> Unchanged:
-    """Return which scanned files need not be read, and what others were."""
-    notes = notes or read_notes(context, session)
+def load_former(context: Context, session: Session, notes: Notes) -> Tree | None:
+    """Return the tree of the last save, if it can be had and its files were cut as files are cut now."""
     if notes.sizes != astuple(DEFAULT_SIZES):
-        return NOTHING
+        return None
     try:
-        tree = load_tree(context, notes.tree, known=True)
-        before = [entry for entry in tree.entries if entry.kind is _FILE]
-        found = map(scan.files.get, [entry.path for entry in before])
-        both = list(zip(before, notes.files, found, strict=True))
-        files = {entry.path: entry.segments for entry, was, now in both if was == now and was.size == entry.size}
-        former = {
-            entry.path: entry.segments
-            for entry, was, now in both
-            if was != now and now is not None and entry.size >= DEFAULT_SIZES.small
-        }
-    except (EnvkitError, ValueError) as error:
+        return load_tree(context, notes.tree, known=True)
+    except EnvkitError as error:
         logger.info("reading all files of %s: %s", session.env, error)
+        return None
+
+
+def recall(notes: Notes, tree: Tree | None, scan: Scan) -> Unchanged:
+    """Return which scanned files need not be read, and what others were; `tree` is that of `load_former`."""
+    before = [entry for entry in tree.entries if entry.kind is _FILE] if tree is not None else []
+    if tree is None or len(before) != len(notes.files):
         return NOTHING
+    found = map(scan.files.get, [entry.path for entry in before])
+    both = list(zip(before, notes.files, found, strict=True))
+    files = {entry.path: entry.segments for entry, was, now in both if was == now and was.size == entry.size}
+    former = {
+        entry.path: entry.segments
+        for entry, was, now in both
+        if was != now and now is not None and entry.size >= DEFAULT_SIZES.small
+    }
     return Unchanged(tree.chunks, files, former)
 
 
@@ -137,7 +147,12 @@ def remember(
     plain = {inode: ctime for inode, ctime in scan.plain.items() if ctime < settled}
     if any(file.ctime_ns >= settled for file in scan.files.values()):
         scanned = stored = ""
-    notes = Notes(astuple(DEFAULT_SIZES), digest, files, plain, scanned, stored)
+    large = {
+        path: file
+        for path, file, now in zip(paths, files, map(scan.files.get, paths), strict=True)
+        if now is not None and now.size >= _LARGE and path not in replaced
+    }
+    notes = Notes(astuple(DEFAULT_SIZES), digest, files, plain, scanned, stored, large)
     write_atomic(place, msgspec.msgpack.encode(notes))
 
 

@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from envkit.content.chunker import DEFAULT_SIZES
-from envkit.content.former import Comparison
-from envkit.content.heads import Heads
 from envkit.drivers import cgroup, libc
 from envkit.drivers.crash import crash_point
 from envkit.drivers.files import io_error
@@ -24,7 +21,7 @@ from envkit.model.ids import EnvName, EnvRef
 from envkit.model.interruption import remains
 from envkit.model.needs import Needs, together
 from envkit.model.session import Pending, Saved, Session
-from envkit.model.tree import Entry, Kind
+from envkit.model.tree import Entry
 from envkit.model.version import Finding, LayerRef, Report, Version, VersionKind
 from envkit.node import session as sessions
 from envkit.node.instance import container_name
@@ -34,7 +31,8 @@ from envkit.sanitize import Allow
 from envkit.services.cleaning import Cleaned, clean, fingerprint, scanned_as
 from envkit.services.context import Context, counting, require_root
 from envkit.services.environments import now
-from envkit.services.memory import Notes, Unchanged, read_notes, recall, remember
+from envkit.services.largefiles import LargeFiles
+from envkit.services.memory import Notes, load_former, read_notes, recall, remember
 from envkit.services.publishing import Writer, writing
 from envkit.services.storing import store_layer
 from envkit.store import versions
@@ -81,21 +79,24 @@ def save(
             if session.saved != loaded.saved:
                 session = _confirmed(context, writer, session)
             notes = read_notes(context, session)
-            with frozen(context, session), _scan(context, session, notes) as scan:
+            former = partial(load_former, context, session, notes)
+            with (
+                frozen(context, session),
+                LargeFiles(_upper(context, session), notes, former) as large,
+                _scan(context, session, notes) as scan,
+            ):
                 scanned = scanned_as(session, scan, waivers)
                 found = notes.outcome(scanned)
                 if other is None and session.saved is not None and found and session.saved.is_of(found):
                     return _unchanged(context, session, session.saved)
-                before = recall(context, session, scan, notes=notes)
-                with Comparison(before.chunks, scan.opened, most=DEFAULT_SIZES.most) as comparison:
-                    _begin(comparison, before, scan)  # meanwhile
-                    cleaned = clean(context, session, scan, waivers)
-                    found = fingerprint(scan, cleaned)
-                    if other is None and session.saved is not None and session.saved.is_of(found):
-                        return _unchanged(context, session, session.saved)
-                    read, unchanged = partial(cleaned.open, scan), before.without(cleaned.contents)
-                    in_place = comparison.kept
-                    layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged, kept=in_place)
+                before = recall(notes, large.tree or former(), scan)
+                cleaned = clean(context, session, scan, waivers)
+                found = fingerprint(scan, cleaned)
+                if other is None and session.saved is not None and session.saved.is_of(found):
+                    return _unchanged(context, session, session.saved)
+                read, unchanged = partial(cleaned.open, scan), before.without(cleaned.contents)
+                same = partial(large.kept, scan)
+                layer = store_layer(context, writer, cleaned.entries, read, unchanged=unchanged, kept=same)
                 needs = together([session.needs, _needs(context, session, scan, cleaned)])
                 files, edited = cleaned.files, cleaned.contents
                 remember(context, session, scan, layer.tree, files, replaced=edited, scanned=scanned, stored=found)
@@ -127,14 +128,6 @@ def save(
 def _unchanged(context: Context, session: Session, saved: Saved) -> SaveResult:
     version = versions.load(context.store, session.env, saved.number)
     return SaveResult(version=version, unchanged=True, entries=0, size=0, stored=0)
-
-
-def _begin(comparison: Comparison, before: Unchanged, scan: Scan) -> None:
-    """Have large files that may have changed compared with what they were; those with heads are cut otherwise."""
-    for entry in scan.entries if before.former else ():
-        former = before.former.get(entry.path)
-        if former and entry.kind is Kind.FILE and not Heads.has_one(entry):
-            comparison.begin(entry, former)
 
 
 def _other_name(context: Context, session: Session, text: str) -> EnvName:

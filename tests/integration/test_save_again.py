@@ -5,12 +5,11 @@ import os
 import random
 import shutil
 import time
+from functools import partial
 
 import pytest
 
 from envkit.config.model import Config
-from envkit.content.chunker import DEFAULT_SIZES
-from envkit.content.former import Comparison
 from envkit.model.ids import EnvName
 from envkit.model.session import Session
 from envkit.model.tree import Kind
@@ -22,6 +21,7 @@ from envkit.services.cleaning import scanned_as
 from envkit.services.contents import read_file
 from envkit.services.context import Context
 from envkit.services.fill import load_tree
+from envkit.services.largefiles import LargeFiles
 from envkit.services.publishing import writing
 from envkit.services.storing import store_layer
 
@@ -155,6 +155,11 @@ def _opened(root):
     return context, Session(env=env, identity="i", base="b", parent="p", layers=(), arch="a", known=0)
 
 
+def _recalled(context, session, scan):
+    notes = memory.read_notes(context, session)
+    return memory.recall(notes, memory.load_former(context, session, notes), scan)
+
+
 def test_files_that_did_not_change_are_recalled_and_others_are_not(tmp_path):
     """The bookkeeping alone, on a plain directory."""
     root, place = tmp_path / "root", tmp_path / "envkit"
@@ -171,7 +176,7 @@ def test_files_that_did_not_change_are_recalled_and_others_are_not(tmp_path):
     (root / "b").write_bytes(b"x" * 100)
     os.utime(root / "b", ns=(1, 1))
     with scan_directory(str(root)) as scan:
-        found = memory.recall(context, session, scan)
+        found = _recalled(context, session, scan)
         assert sorted(found.files) == [b"a", b"c"]
         assert sorted(found.without([b"c"]).files) == [b"a"]
     assert [segment.length for segment in found.files[b"c"]] == [100]
@@ -190,23 +195,65 @@ def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
         file.seek(9 << 20)
         file.write(b"changed")
     read = []
-    with scan_directory(str(root)) as scan, writing(context) as writer:
+    notes = memory.read_notes(context, session) if known else memory.Notes()
+    former = partial(memory.load_former, context, session, notes)
+    with (
+        LargeFiles(str(root), notes, former) as large,
+        scan_directory(str(root)) as scan,
+        writing(context) as writer,
+    ):
 
         def opened(entry, start=0):
             for begin, data in scan.open(entry, start):
                 read.append(len(data))
                 yield begin, data
 
-        unchanged = memory.recall(context, session, scan) if known else memory.NOTHING
-        with Comparison(unchanged.chunks, scan.opened, most=DEFAULT_SIZES.most) as comparison:
-            for entry in scan.entries:
-                if entry.path in unchanged.former:
-                    comparison.begin(entry, unchanged.former[entry.path])
-            layer = store_layer(context, writer, scan.entries, opened, unchanged=unchanged, kept=comparison.kept)
+        unchanged = memory.recall(notes, large.tree, scan)
+        kept = partial(large.kept, scan)
+        layer = store_layer(context, writer, scan.entries, opened, unchanged=unchanged, kept=kept)
     assert (sum(read) < 12 << 20) is known, "cutting read more than the beginning and what surrounds the change"
     assert layer.tree == _stored(context, root)
     with open(root / "large", "rb") as file:
         assert _content(context, layer.tree, b"large") == file.read()
+
+
+def test_what_was_found_out_before_the_scan_does_not_count_if_the_file_is_another_then(tmp_path):
+    root, place = tmp_path / "root", tmp_path / "envkit"
+    root.mkdir()
+    (root / "large").write_bytes(random.Random(1).randbytes(20 << 20))
+    context, session = _opened(place)
+    tree = _stored(context, root)
+    with scan_directory(str(root)) as scan:
+        memory.remember(context, session, scan, tree, [b"large"], replaced=[])
+    notes = memory.read_notes(context, session)
+    os.utime(root / "large", ns=(1, 1))
+    with LargeFiles(str(root), notes, partial(memory.load_former, context, session, notes)) as large:
+        with scan_directory(str(root)) as scan:
+            (entry,) = (entry for entry in scan.entries if entry.path == b"large")
+            assert len(large.kept(scan, entry)) > 100
+        os.utime(root / "large", ns=(2, 2))
+        with scan_directory(str(root)) as scan:
+            assert large.kept(scan, entry) == {}
+
+
+def test_large_files_that_are_gone_or_no_files_any_more_are_not_compared(tmp_path):
+    root, place = tmp_path / "root", tmp_path / "envkit"
+    root.mkdir()
+    for name in ("gone", "link", "pipe", "directory"):
+        (root / name).write_bytes(random.Random(name).randbytes(5 << 20))
+    context, session = _opened(place)
+    tree = _stored(context, root)
+    with scan_directory(str(root)) as scan:
+        memory.remember(context, session, scan, tree, sorted(scan.files), replaced=[])
+    notes = memory.read_notes(context, session)
+    assert len(notes.large) == 4
+    for path in root.iterdir():
+        path.unlink()
+    (root / "link").symlink_to("/etc/passwd")
+    os.mkfifo(root / "pipe")
+    (root / "directory").mkdir()
+    with LargeFiles(str(root), notes, pytest.fail) as large:
+        assert large.tree is None
 
 
 def test_files_written_within_a_tick_of_the_clock_are_read_again(tmp_path):
@@ -218,7 +265,7 @@ def test_files_written_within_a_tick_of_the_clock_are_read_again(tmp_path):
     with scan_directory(str(root)) as scan:
         scan.began_ns = scan.stamp(b"a")[1] + 1_000_000
         memory.remember(context, session, scan, tree, [b"a"], replaced=[])
-        assert memory.recall(context, session, scan).files == {}
+        assert _recalled(context, session, scan).files == {}
 
 
 def test_what_was_stored_of_a_scan_is_remembered_if_its_files_cannot_change_unseen(tmp_path):
