@@ -33,8 +33,9 @@ from envkit.overlay.errors import (
     PartOfOverlay,
     ScanFailed,
 )
-from envkit.overlay.extents import BLOCK
+from envkit.overlay.extents import BLOCK, find_identity, open_extents
 from envkit.overlay.scan import scan_directory, scan_upper
+from envkit.overlay.walk import open_root
 from tests.overlay_support import ext4_disk, mounted, overlay
 from tests.support import acl
 
@@ -593,13 +594,24 @@ def test_a_file_that_has_changed_is_told_wherever_reading_begins(upper):
             list(scan.open(scan.entries[1], BLOCK))
 
 
+@contextlib.contextmanager
+def opened(upper, find):
+    """Open the file "f" for who reads it otherwise, as what `find` says that it is."""
+    root = open_root(upper)
+    try:
+        with open_extents(root, b"f", find(root, b"f")) as found:
+            yield found
+    finally:
+        os.close(root)
+
+
 def test_an_opened_file_tells_where_it_has_data(upper):
     with open(f"{upper}/f", "wb") as file:
         file.truncate(5 * BLOCK)
         for place in (BLOCK, 3 * BLOCK):
             file.seek(place)
             file.write(b"x" * 4096)
-    with scan_upper(upper, IDS) as scan, scan.opened(scan.entries[1]) as (fd, spans):
+    with opened(upper, find_identity) as (fd, spans):
         assert list(spans) == [(BLOCK, BLOCK + 4096), (3 * BLOCK, 3 * BLOCK + 4096)]
         assert os.pread(fd, 1, BLOCK) == b"x"
 
@@ -607,12 +619,25 @@ def test_an_opened_file_tells_where_it_has_data(upper):
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_an_opened_file_that_has_changed_is_told(upper, when):
     write(f"{upper}/f", bytes(BLOCK))
-    with scan_upper(upper, IDS) as scan:
+
+    def found(root, path):
+        identity = find_identity(root, path)
         if when == "before":
             os.utime(f"{upper}/f", ns=(1, 1))
-        with pytest.raises(ChangedMeanwhile, match="/f changed"), scan.opened(scan.entries[1]):
-            assert when == "meanwhile"
-            os.utime(f"{upper}/f", ns=(1, 1))
+        return identity
+
+    with pytest.raises(ChangedMeanwhile, match="/f changed"), opened(upper, found):
+        assert when == "meanwhile"
+        os.utime(f"{upper}/f", ns=(1, 1))
+
+
+def test_what_is_no_file_has_no_identity(upper):
+    os.mkdir(f"{upper}/directory")
+    os.mkfifo(f"{upper}/pipe")
+    os.symlink("/etc/passwd", f"{upper}/link")
+    root = open_root(upper)
+    assert [find_identity(root, path) for path in (b"directory", b"pipe", b"link", b"gone")] == [None] * 4
+    os.close(root)
 
 
 def test_reading_leaves_access_times_alone(upper):
@@ -632,8 +657,10 @@ def test_no_descriptor_stays_open(upper):
         blocks = scan.open(scan.entries[2])
         next(blocks)
         blocks.close()
-        with scan.opened(scan.entries[2]):
-            pass
+    os.rename(f"{upper}/d/f", f"{upper}/f")
+    with opened(upper, find_identity):
+        pass
+    os.rename(f"{upper}/f", f"{upper}/d/f")
     os.setxattr(f"{upper}/d/f", "trusted.overlay.redirect", b"")
     with pytest.raises(EntryRefused):
         scan_upper(upper, IDS)
