@@ -182,15 +182,21 @@ def test_files_that_did_not_change_are_recalled_and_others_are_not(tmp_path):
     assert [segment.length for segment in found.files[b"c"]] == [100]
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
-    root, place = tmp_path / "root", tmp_path / "envkit"
+def _saved_large(tmp_path):
+    """A directory with one large file, and a session that remembers having saved it."""
+    root = tmp_path / "root"
     root.mkdir()
     (root / "large").write_bytes(random.Random(1).randbytes(20 << 20))
-    context, session = _opened(place)
+    context, session = _opened(tmp_path / "envkit")
     tree = _stored(context, root)
     with scan_directory(str(root)) as scan:
         memory.remember(context, session, scan, tree, [b"large"], replaced=[])
+    return root, context, session
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
+    root, context, session = _saved_large(tmp_path)
     with open(root / "large", "r+b") as file:
         file.seek(9 << 20)
         file.write(b"changed")
@@ -218,13 +224,7 @@ def test_of_a_large_file_only_what_has_changed_is_cut_again(tmp_path, known):
 
 
 def test_what_was_found_out_before_the_scan_does_not_count_if_the_file_is_another_then(tmp_path):
-    root, place = tmp_path / "root", tmp_path / "envkit"
-    root.mkdir()
-    (root / "large").write_bytes(random.Random(1).randbytes(20 << 20))
-    context, session = _opened(place)
-    tree = _stored(context, root)
-    with scan_directory(str(root)) as scan:
-        memory.remember(context, session, scan, tree, [b"large"], replaced=[])
+    root, context, session = _saved_large(tmp_path)
     notes = memory.read_notes(context, session)
     os.utime(root / "large", ns=(1, 1))
     with LargeFiles(str(root), notes, partial(memory.load_former, context, session, notes)) as large:
